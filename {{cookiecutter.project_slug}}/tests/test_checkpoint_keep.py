@@ -1,0 +1,77 @@
+"""Retention: the newest, the best, the protected, within a budget, and nothing that is not ours."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+
+from lm.checkpoint import keep, read, write
+
+
+def fill(folder: Path, *steps: int, run_id: str = "ours") -> list[read.Commit]:
+    return [
+        write.write(folder, step=s, weights={"w": torch.ones(1)}, trainer={}, about={"run_id": run_id}) for s in steps
+    ]
+
+
+def steps(folder: Path) -> list[int]:
+    return [commit.step for commit in read.commits(folder)]
+
+
+def test_the_newest_stay(tmp_path):
+    fill(tmp_path, 1, 2, 3, 4)
+    keep.prune(tmp_path, "ours", keep_last=3)
+    assert steps(tmp_path) == [2, 3, 4]
+
+
+def test_the_best_and_the_protected_stay_too(tmp_path):
+    found = fill(tmp_path, 1, 2, 3, 4, 5, 6)
+    for commit, loss in zip(found, [0.5, 0.1, 0.3, float("nan"), 0.2, 0.4], strict=True):
+        keep.set_score(commit, loss)
+    keep.prune(tmp_path, "ours", keep_last=1, keep_best=1, protected=[found[3].path])
+    assert steps(tmp_path) == [2, 4, 6]
+
+
+def test_a_budget_keeps_the_newest_then_the_best_then_the_others(tmp_path):
+    found = fill(tmp_path, 1, 2, 3, 4)
+    keep.set_score(found[0], 0.1)
+    one = found[0].bytes
+    budget = {"keep_last": 4, "keep_best": 1}
+    assert [c.step for c in keep.choose(found, **budget, max_bytes=3.5 * one)] == [2]
+    assert [c.step for c in keep.choose(found, **budget, max_bytes=2.5 * one)] == [2, 3]
+    assert [c.step for c in keep.choose(found, **budget, max_bytes=0)] == [1, 2, 3]
+
+
+def test_nothing_that_is_not_ours_is_touched(tmp_path):
+    fill(tmp_path, 1, run_id="theirs")
+    fill(tmp_path, 2, 3)
+    (tmp_path / "step-00000000").mkdir()
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    keep.prune(tmp_path, "ours", keep_last=1)
+    keep.sweep(tmp_path)
+    assert steps(tmp_path) == [1, 3]
+    assert (tmp_path / "notes.txt").exists() and (tmp_path / "step-00000000").exists()
+
+
+def test_a_failed_deletion_is_a_warning_and_is_tried_again(tmp_path, monkeypatch, caplog):
+    fill(tmp_path, 1, 2)
+
+    def refuse(_):
+        raise PermissionError("in use")
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with caplog.at_level(logging.WARNING):
+        keep.prune(tmp_path, "ours", keep_last=1)
+    assert "Could not delete" in caplog.text and steps(tmp_path) == [2]
+    monkeypatch.undo()
+    keep.prune(tmp_path, "ours", keep_last=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
+def test_a_killed_writer_is_swept(tmp_path):
+    (tmp_path / ".tmp-step-00000009-1").mkdir()
+    (tmp_path / ".trash-step-00000001-1").mkdir()
+    fill(tmp_path, 2)
+    assert len(keep.sweep(tmp_path)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
