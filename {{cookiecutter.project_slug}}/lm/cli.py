@@ -1,0 +1,115 @@
+"""The frame of every command: compose and check the config, set the environment, call the target, explain failures.
+
+Nothing heavy is imported before the config is composed and checked, so that help, completion and a typo answer at once.
+"""
+
+import argparse
+import importlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
+from omegaconf import DictConfig, open_dict
+
+from lm import env
+from lm.config.check import check
+from lm.config.compose import CONF, VERSION_BASE, compose, explained, forgive
+from lm.errors import UserError
+from lm.run import choose_folder
+
+
+def run(target: str) -> None:
+    """Run `module:function` on the config that the command line composes: the frame of train.py and debug.py."""
+    with failures_explained():
+        args = get_args_parser().parse_args()
+        asks = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
+        overrides = list(forgive(args.overrides))
+        if not asks:
+            overrides = prepare(overrides, multirun=args.multirun)
+        flags = [word for word in sys.argv[1:] if word not in args.overrides]
+        sys.argv = [sys.argv[0], *flags, *overrides]
+        _hydra_main(target)
+
+
+def prepare(overrides: Sequence[str], *, multirun: bool) -> list[str]:
+    """Check every job before the first one starts, set the environment, and return the overrides with the folder named."""
+    jobs = sweep(overrides) if multirun else [list(overrides)]
+    configs = [compose(job) for job in jobs]
+    for cfg in configs:
+        check(cfg)
+        instantiate(cfg.data.source).check()
+    first = configs[0]
+    env.apply(first.env)
+    if multirun:
+        name = first.sweep.name or sweep_name(overrides)
+        return [*overrides, f"sweep.name={name}"]
+    return [*overrides, f"run.name={choose_folder(first)}"]
+
+
+def sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """Return the jobs of `a=1,2 b=3,4` as lists of overrides. What only a sweeper can choose (`interval(0,1)`) is left out."""
+    with explained():
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    fixed = [item for item in parsed if not item.is_sweep_override() or item.is_discrete_sweep()]
+    return BasicSweeper.split_arguments(fixed, None)[0]
+
+
+def sweep_name(overrides: Sequence[str]) -> str:
+    """Return a folder name for a multirun, the same for the same overrides: `model=14m,30m` gives `model-14m-30m`."""
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(overrides)).strip("-.")
+    return f"sweep-{words[:80]}"
+
+
+def tool(target: str, parser: argparse.ArgumentParser) -> None:
+    """Run `module:function` on parsed arguments: the frame of the commands that take a run instead of a config."""
+    with failures_explained():
+        load(target)(**vars(parser.parse_args()))
+
+
+def load(target: str) -> Callable[..., Any]:
+    """Return the function that `module:function` names."""
+    module, _, function = target.partition(":")
+    return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def failures_explained() -> Iterator[None]:
+    """Print a UserError as its sentence and exit with its code; HYDRA_FULL_ERROR=1 shows the traceback."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Hydra would print its own shortened traceback and exit with 1; so set, it hands exceptions to us as they were.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        with explained():
+            yield
+    except UserError as error:
+        if wants_traceback:
+            traceback.print_exc()
+        print(error, file=sys.stderr)
+        sys.exit(error.code)
+
+
+def _hydra_main(target: str) -> None:
+    def task(cfg: DictConfig) -> Any:
+        with open_dict(cfg):
+            cfg.run.dir = _relative(HydraConfig.get().runtime.output_dir)
+        check(cfg)
+        return load(target)(cfg)
+
+    hydra.main(config_path=str(CONF), config_name="train", version_base=VERSION_BASE)(task)()
+
+
+def _relative(folder: str) -> str:
+    """Return a folder as a user would type it: short below the working directory, and so the same on another machine."""
+    path, here = Path(folder), Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)

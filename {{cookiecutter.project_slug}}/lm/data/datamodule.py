@@ -1,0 +1,67 @@
+"""The data of a run as Lightning asks for them, and the cursor that says where the run is in them."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch import Generator
+from torch.utils.data import DataLoader
+
+from lm.data.order import TrainingOrder
+from lm.data.prepare import Prepared
+from lm.data.windows import Windows, collate
+
+
+class LmData(LightningDataModule):
+    """Batches {"input_ids", "labels"} of shape (B, T) int64 from a prepared folder.
+
+    The training order is a pure function of (seed, epoch, position), so this module's whole state is `consumed`.
+    """
+
+    def __init__(self, prepared: Prepared, *, context: int, batch_size: int, seed: int, num_workers: int = 0) -> None:
+        super().__init__()
+        self.prepared = prepared
+        self.tokenizer = prepared.tokenizer
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self.train_windows = Windows(prepared.tokens("train"), prepared.dtype, context)
+        self.val_windows = Windows(prepared.tokens("val"), prepared.dtype, context, keep_last=True)
+        self._restored = 0
+
+    @property
+    def consumed(self) -> int:
+        """Micro-batches trained so far by each rank, over all epochs and attempts: the cursor."""
+        if self.trainer is None:
+            return self._restored
+        return max(self._restored, self.trainer.fit_loop.epoch_loop.batch_progress.total.ready)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"consumed": self.consumed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._restored = int(state["consumed"])
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        order = TrainingOrder(len(self.train_windows), self.batch_size, self.seed, lambda: self.consumed, rank, world)
+        return self._loader(self.train_windows, batch_sampler=order)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        mine = range(rank, len(self.val_windows), world)
+        batches = [list(mine[start : start + self.batch_size]) for start in range(0, len(mine), self.batch_size)]
+        return self._loader(self.val_windows, batch_sampler=batches)
+
+    def _loader(self, windows: Windows, batch_sampler: Any) -> DataLoader[Any]:
+        return DataLoader(
+            windows,
+            batch_sampler=batch_sampler,
+            collate_fn=functools.partial(collate, batch_size=self.batch_size),
+            num_workers=self.num_workers,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            persistent_workers=self.num_workers > 0,
+            # Of its own, so that an iterator takes no number from the global stream that dropout draws from.
+            generator=Generator().manual_seed(self.seed),
+        )

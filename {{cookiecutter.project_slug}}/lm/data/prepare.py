@@ -1,0 +1,134 @@
+"""From a source to files that training maps into memory: a tokenizer and the tokens of each side of the split.
+
+    prepared/<fingerprint>/tokenizer.json  train.bin  val.bin  meta.json
+
+The fingerprint covers the content, the split and the tokenizer, so a folder never goes stale and a second start finds it.
+It is written beside its place and renamed last: a folder that exists is whole.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+from tokenizers import Tokenizer
+
+from lm.data.sources import Document, Source
+from lm.data.split import held_out, limited
+from lm.data.tokenizer import END_OF_TEXT, train_tokenizer
+from lm.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+BATCH = 256  # documents encoded at a time, on all cores
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what the prepared files hold, besides the content itself."""
+
+    vocab_size: int
+    val_fraction: float
+    seed: int
+    limit: float | None = None
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared folder. `meta` counts documents, tokens and bytes of each side."""
+
+    folder: Path
+    meta: dict[str, Any]
+
+    @property
+    def dtype(self) -> str:
+        return str(self.meta["dtype"])
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+
+    def tokens(self, side: str) -> Path:
+        """Return the file of `train` or `val` tokens."""
+        return self.folder / f"{side}.bin"
+
+
+def prepare(source: Source, recipe: Recipe, root: Path) -> Prepared:
+    """Return the prepared folder for a source, made now unless it is there. Raises UserError when a side has no document."""
+    key = hashlib.sha256(json.dumps([source.fingerprint(), asdict(recipe)]).encode()).hexdigest()[:16]
+    folder = root / key
+    if not folder.is_dir():
+        beside = root / f".{key}-{os.getpid()}"
+        beside.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(source, recipe, beside)
+            _appear(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return Prepared(folder, json.loads((folder / "meta.json").read_text(encoding="utf-8")))
+
+
+def _write(source: Source, recipe: Recipe, folder: Path) -> None:
+    documents = list(limited(source.documents(), recipe.limit))
+    sides = _split(documents, recipe)
+    texts = [document.text for document in sides["train"]]
+    log.info("Training a tokenizer of %d tokens on %d documents", recipe.vocab_size, len(texts))
+    tokenizer = train_tokenizer(texts, recipe.vocab_size, len(texts))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
+    meta: dict[str, Any] = {"recipe": asdict(recipe), "dtype": dtype}
+    for side, chosen in sides.items():
+        tokens = _encode(tokenizer, chosen, folder / f"{side}.bin", dtype, side)
+        meta[side] = {"documents": len(chosen), "tokens": tokens, "bytes": sum(len(document.text.encode()) for document in chosen)}
+    log.info("Prepared %s tokens for training and %s for validation", f"{meta['train']['tokens']:,}", f"{meta['val']['tokens']:,}")
+    (folder / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
+
+
+def _split(documents: list[Document], recipe: Recipe) -> dict[str, list[Document]]:
+    sides: dict[str, list[Document]] = {"train": [], "val": []}
+    for document in documents:
+        sides["val" if held_out(document, recipe.seed, recipe.val_fraction) else "train"].append(document)
+    for side, chosen in sides.items():
+        if not chosen:
+            raise UserError(
+                f"None of the {len(documents)} documents falls to the {side} side with data.val_fraction={recipe.val_fraction}.",
+                cure="Use more text, or raise data.val_fraction (0.1, say); another seed splits otherwise.",
+            )
+    return sides
+
+
+def _encode(tokenizer: Tokenizer, documents: list[Document], file: Path, dtype: str, side: str) -> int:
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    count = 0
+    with file.open("wb") as stream:
+        batches = list(_batches(documents, BATCH))
+        for batch in track(batches, description=f"Tokenizing {side}", disable=len(batches) < 2, transient=True):
+            for encoding in tokenizer.encode_batch([document.text for document in batch]):
+                stream.write(np.array([*encoding.ids, end], dtype=dtype).tobytes())
+                count += len(encoding.ids) + 1
+        stream.flush()
+        os.fsync(stream.fileno())
+    return count
+
+
+def _appear(beside: Path, folder: Path) -> None:
+    """Rename into place; where another process was first, its folder has the same content and wins."""
+    try:
+        beside.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
+def _batches(items: list[Document], size: int) -> Iterator[Iterable[Document]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

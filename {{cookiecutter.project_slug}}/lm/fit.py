@@ -1,0 +1,128 @@
+"""The story of a run: its folder, data, model, training, goodbye. Every entry point that trains comes here."""
+
+import functools
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_method, instantiate
+from lightning.pytorch import Callback, Trainer, seed_everything
+from omegaconf import DictConfig
+from transformers import PretrainedConfig
+
+from lm.checkpoint.write import write
+from lm.data.datamodule import LmData
+from lm.data.prepare import Recipe, prepare
+from lm.device import Picks, pick
+from lm.errors import UserError
+from lm.goodbye import say_goodbye
+from lm.model import build_model, context_length, count_parameters, model_config
+from lm.module import LmModule
+from lm.run import Run
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Train, or continue, the run of `cfg`. Returns its validation loss in nats, for sweepers that minimize."""
+    with opened(cfg) as run:
+        seed_everything(cfg.seed, workers=True, verbose=False)
+        config = model_config(cfg.model.config)
+        data = load_data(cfg, config)
+        steps = total_steps(cfg, data)
+        picks = pick_hardware(cfg, config, steps, run)
+        module = build_module(cfg, config, picks, steps)
+        trainer = build_trainer(cfg, picks, run)
+        trainer.fit(module, data, weights_only=True)
+        loss = final_loss(trainer, module, data)
+        write(run.folder / "checkpoints", step=trainer.global_step, weights=module.model.state_dict(), trainer={}, extra={"config.json": config.to_json_string(), "tokenizer.json": data.tokenizer.to_str()})
+        say_goodbye(run.folder, module.model, data.tokenizer, loss, context_length(config))
+        return loss
+
+
+@contextmanager
+def opened(cfg: DictConfig) -> Iterator[Run]:
+    """Open the run's folder, and write down how the attempt ended."""
+    run = Run.open(cfg)
+    try:
+        yield run
+    except BaseException as error:
+        run.close("failed", error=f"{type(error).__name__}: {error}")
+        raise
+    run.close("finished")
+
+
+def load_data(cfg: DictConfig, config: PretrainedConfig) -> LmData:
+    """Prepare the data, or find them prepared, and refuse what is too little for one batch."""
+    recipe = Recipe(config.vocab_size, cfg.data.val_fraction, cfg.seed, cfg.data.limit)
+    prepared = prepare(instantiate(cfg.data.source), recipe, Path(cfg.data.prepared))
+    context = context_length(config)
+    data = LmData(prepared, context=context, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers)
+    if len(data.train_windows) < cfg.data.batch_size:
+        raise UserError(
+            f"The training text has {prepared.meta['train']['tokens']:,} tokens, fewer than one batch of {cfg.data.batch_size} x {context}.",
+            cure="Use more text, or lower data.batch_size.",
+        )
+    return data
+
+
+def total_steps(cfg: DictConfig, data: LmData) -> int:
+    """Return how many optimizer steps the run has: the length of the schedule.
+
+    Lightning's `estimated_stepping_batches` is not asked: it builds the loaders before the run is restored (Lightning #20550).
+    """
+    devices = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) and cfg.trainer.devices > 0 else 1
+    batches = len(data.train_windows) // (cfg.data.batch_size * devices * cfg.trainer.get("num_nodes", 1))
+    limit = cfg.trainer.get("limit_train_batches")
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    epochs = cfg.trainer.get("max_epochs") or -1
+    by_epochs = epochs * math.ceil(batches / cfg.trainer.accumulate_grad_batches) if epochs > 0 else -1
+    limits = [steps for steps in (cfg.trainer.max_steps, by_epochs) if steps > 0]
+    return min(limits) if limits else 0
+
+
+def pick_hardware(cfg: DictConfig, config: PretrainedConfig, steps: int, run: Run) -> Picks:
+    """Resolve what is `auto`, and say in one line what was picked and why."""
+    parameters, context = count_parameters(config), context_length(config)
+    tokens_per_step = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches * context
+    picks = pick(cfg, context=context, parameters=parameters, tokens=steps * tokens_per_step)
+    log.info("%s: %s parameters, %s steps of %s tokens", run.folder.name, f"{parameters:,}", f"{steps:,}", f"{tokens_per_step:,}")
+    log.info("%s", picks)
+    run.note(picks=picks.reasons, parameters=parameters)
+    return picks
+
+
+def build_module(cfg: DictConfig, config: PretrainedConfig, picks: Picks, steps: int) -> LmModule:
+    """Return the model with its optimizer and schedule, still without weights of an earlier attempt."""
+    model = build_model(config, attention=picks.attention, gradient_checkpointing=cfg.model.gradient_checkpointing)
+    make_optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")
+    schedule = {key: value for key, value in cfg.scheduler.items() if key != "_target_"}
+    make_scheduler = functools.partial(get_method(cfg.scheduler["_target_"]), total_steps=steps, **schedule)
+    return LmModule(model, make_optimizer, make_scheduler, compiled=picks.compile)
+
+
+def build_trainer(cfg: DictConfig, picks: Picks, run: Run) -> Trainer:
+    """Return Lightning's Trainer with what was picked and with the callbacks and loggers of the config."""
+    arguments = {key: value for key, value in cfg.trainer.items() if value is not None or key == "check_val_every_n_epoch"}
+    arguments.pop("mps_fix")
+    arguments |= {"accelerator": picks.accelerator, "precision": picks.precision, "default_root_dir": str(run.folder)}
+    trainer: Trainer = instantiate(
+        arguments, callbacks=build_all(cfg.callbacks), logger=build_all(cfg.logger), enable_checkpointing=False, _convert_="all"
+    )
+    return trainer
+
+
+def build_all(group: DictConfig) -> list[Callback | Any]:
+    """Build every entry of a group; an entry that is null is left out."""
+    return [instantiate(entry, _convert_="all") for entry in group.values() if entry is not None]
+
+
+def final_loss(trainer: Trainer, module: LmModule, data: LmData) -> float:
+    """Return the validation loss of the last step, validating now unless that was just done."""
+    if module.validated_at != trainer.global_step:
+        trainer.validate(module, data, verbose=False)
+    return float(trainer.callback_metrics["val/loss"])

@@ -1,0 +1,39 @@
+"""The last words of a run: how good the model is, what it says, where everything lies, what to type next."""
+
+import math
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel
+
+from lm.sampling import continuation
+
+PROMPT = "def "
+SAMPLE_TOKENS = 120
+
+
+def say_goodbye(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, loss: float, context: int) -> None:
+    """Print validation loss, perplexity, a sample, the folder and the next commands."""
+    text = continuation(model, tokenizer, PROMPT, max_tokens=SAMPLE_TOKENS, context=context)
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("validation loss", f"{loss:.4f} nats per token, perplexity {math.exp(min(loss, 700)):.2f}")
+    facts.add_row("the run", f"{folder.as_posix()}/")
+    for label, command in commands(folder).items():
+        facts.add_row(label, command)
+    sample = Panel(Text(text), title="a sample", title_align="left")
+    Console(stderr=False, soft_wrap=True).print(Group(sample, facts))
+
+
+def commands(folder: Path) -> dict[str, str]:
+    """Return what one would type next, by what it is for."""
+    run = folder.as_posix()
+    return {
+        "more text": f'python generate.py {run} --prompt "{PROMPT}"',
+        "score": f"python evaluate.py {run}",
+        "train longer": "the same command with trainer.max_steps=…",
+        "curves": f"tensorboard --logdir {folder.parent.as_posix()}",
+    }

@@ -1,0 +1,39 @@
+"""Language models by transformers, built from the config class that the YAML names."""
+
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+
+def model_config(cfg: DictConfig) -> PretrainedConfig:
+    """Return transformers' config of `cfg.model.config`, without looking anything up on a hub."""
+    return instantiate(cfg, _convert_="all", bos_token_id=0, eos_token_id=0, pad_token_id=None)  # type: ignore[no-any-return]
+
+
+def build_model(config: PretrainedConfig, *, attention: str = "eager", gradient_checkpointing: bool = False) -> PreTrainedModel:
+    """Return a freshly initialized causal language model. Takes random numbers from torch's global generator."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.config.use_cache = False
+    return model
+
+
+def context_length(config: PretrainedConfig) -> int:
+    """Return how many tokens the model can see, whatever its config calls it."""
+    return int(config.max_position_embeddings)  # transformers maps GPT-2's n_positions to this name
+
+
+def count_parameters(config: PretrainedConfig) -> int:
+    """Return the number of parameters, tied ones once, without allocating them."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """Return an OmegaConf mapping as a dict with everything resolved."""
+    return dict(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]

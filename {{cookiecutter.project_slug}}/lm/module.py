@@ -1,0 +1,93 @@
+"""The training step: loss, optimizer, schedule and clipping of a causal language model.
+
+B rows, T positions, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedModel
+
+from lm.data.windows import NO_LABEL
+
+Batch = dict[str, Tensor]
+
+
+class LmModule(LightningModule):
+    """Wraps a transformers model for Lightning. `make_optimizer(parameter_groups)` and `make_scheduler(optimizer)` are
+    partial functions from the config; `compiled` compiles the training step only, so that nothing else sees it."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        make_optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        make_scheduler: Callable[[Optimizer], LRScheduler],
+        *,
+        compiled: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.make_optimizer = make_optimizer
+        self.make_scheduler = make_scheduler
+        self.validated_at = -1  # the optimizer step of the last whole validation
+        self._training_loss = torch.compile(self._sums, dynamic=False) if compiled else self._sums
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        total, valid = self._training_loss(batch)
+        loss = total / valid.clamp(min=1)
+        self.log("train/loss", loss)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._val = torch.zeros(2, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        self._val += torch.stack(self._sums(batch)).to(self._val)
+
+    def on_validation_epoch_end(self) -> None:
+        total, valid = self.all_gather(self._val).reshape(-1, 2).sum(dim=0)
+        # Token-weighted: each token of the validation text counts once, whatever batch or rank it fell to.
+        self.log("val/loss", (total / valid.clamp(min=1)).float())
+        self.validated_at = self.trainer.global_step
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(parameter_groups(self.model))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.log("grad_norm", norm)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self.log("lr", optimizer.param_groups[0]["lr"])
+
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = self.model(input_ids=batch["input_ids"], attention_mask=batch.get("attention_mask"), use_cache=False).logits
+        return loss_sums(logits, batch["labels"])
+
+
+def loss_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the summed cross-entropy in nats and the number of labels it sums over, both float32 scalars.
+
+    Position t of `logits` (B, T, V) predicts label t + 1 of `labels` (B, T). Counted after that shift, a row whose only label
+    is its first token counts nothing; a batch without labels gives 0 / max(0, 1) = 0, not NaN.
+    """
+    targets = labels[:, 1:].flatten()  # (B * (T - 1))
+    predictions = logits[:, :-1].flatten(0, 1).float()  # (B * (T - 1), V)
+    total = F.cross_entropy(predictions, targets, ignore_index=NO_LABEL, reduction="sum")
+    return total, (targets != NO_LABEL).sum().float()
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Return two optimizer groups: matrices, which weight decay shrinks, and vectors (biases, norms), which it must not."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trainable if parameter.dim() >= 2]
+    vectors = [parameter for parameter in trainable if parameter.dim() < 2]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
