@@ -25,6 +25,7 @@ from omegaconf import DictConfig, open_dict
 from lm import env
 from lm.config.check import check
 from lm.config.compose import CONF, VERSION_BASE, compose, explained, forgive
+from lm.config.help import help_page
 from lm.errors import UserError
 from lm.run import choose_folder
 
@@ -33,9 +34,11 @@ def run(target: str) -> None:
     """Run `module:function` on the config that the command line composes: the frame of train.py and debug.py."""
     with failures_explained():
         args = get_args_parser().parse_args()
-        asks = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
+        if args.help:
+            print(help_page())
+            return
         overrides = list(forgive(args.overrides))
-        if not asks:
+        if not (args.hydra_help or args.cfg or args.info or args.shell_completion):
             overrides = prepare(overrides, multirun=args.multirun)
         flags = [word for word in sys.argv[1:] if word not in args.overrides]
         sys.argv = [sys.argv[0], *flags, *overrides]
@@ -75,6 +78,18 @@ def tool(target: str, parser: argparse.ArgumentParser) -> None:
     """Run `module:function` on parsed arguments: the frame of the commands that take a run instead of a config."""
     with failures_explained():
         load(target)(**vars(parser.parse_args()))
+
+
+def number(kind: type[int] | type[float], least: float) -> Callable[[str], float]:
+    """Return an argparse type: a number that is at least so much."""
+
+    def parse(text: str) -> float:
+        if (value := kind(text)) < least:
+            raise argparse.ArgumentTypeError(f"{text} is too small: the least is {least}")
+        return value
+
+    parse.__name__ = "whole number" if kind is int else "number"  # argparse names it in "invalid … value"
+    return parse
 
 
 def load(target: str) -> Callable[..., Any]:

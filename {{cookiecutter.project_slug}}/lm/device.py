@@ -53,11 +53,22 @@ def pick(cfg: DictConfig, *, context: int, parameters: int, tokens: int) -> Pick
     return Picks(accelerator, precision, attention, compiled, [why_device, why_precision, why_attention, why_compiled])
 
 
+def best_device() -> str:
+    """Return the name of the best device of this machine, as torch calls it."""
+    here = devices()
+    return next(device for device in ("cuda", "mps", "cpu") if here[device])
+
+
+def devices() -> dict[str, bool]:
+    """Say which kinds of device torch can use here."""
+    return {"cpu": True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+
+
 def _device(cfg: DictConfig) -> tuple[str, str]:
-    here = {"cpu": True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+    here = devices()
     asked = {"gpu": "cuda"}.get(str(cfg.trainer.accelerator), str(cfg.trainer.accelerator))
     if asked == "auto":
-        best = next(device for device in ("cuda", "mps", "cpu") if here[device])
+        best = best_device()
         return best, f"{best} (the best device here)"
     if asked not in here:
         raise UserError(f"trainer.accelerator={asked} is none of auto, cpu, gpu, mps.")

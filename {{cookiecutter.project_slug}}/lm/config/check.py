@@ -46,7 +46,7 @@ def _values(node: Any, model: type, prefix: str = "") -> Iterator[str]:
 def _range(name: str, value: Any, field: "Field[Any]") -> Iterator[str]:
     limits = field.metadata
     if "choices" in limits and value not in limits["choices"]:
-        yield f"{name}={value} is none of {', '.join(map(str, limits['choices']))}."
+        yield f"{name}={value} is none of {', '.join(str(choice).lower() for choice in limits['choices'])}."
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
     if "least" in limits and not value >= limits["least"]:

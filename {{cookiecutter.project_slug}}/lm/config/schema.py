@@ -63,21 +63,21 @@ class Data:
     source: Any = key("where documents come from: a class with `check`, `fingerprint` and `documents`")
     path: str | None = key("a file, a folder or a glob of UTF-8 text")
     limit: float | None = key("use a fraction (at most 1.0) or a number of the documents; null for all", above=0)
-    val_fraction: float = key("share of the documents held out for validation", above=0, most=0.5)
-    batch_size: int = key("sequences per micro-batch and device", least=1)
-    num_workers: int = key("loader processes; 0 loads in the training process", least=0)
+    val_fraction: float = key("the share of the documents held out for validation", above=0, most=0.5)
+    batch_size: int = key("the sequences per micro-batch and device", least=1)
+    num_workers: int = key("the number of loader processes; 0 loads in the training process", least=0)
     prepared: str = key("the folder of tokenizers and token files")
 
 
 @dataclass
 class Optimizer:
-    lr: float = key("peak learning rate", least=0)
-    weight_decay: float = key("decay of matrices; biases and norms have none", least=0)
+    lr: float = key("the peak learning rate", least=0)
+    weight_decay: float = key("the decay of matrices; biases and norms have none", least=0)
 
 
 @dataclass
 class Scheduler:
-    warmup_steps: int = key("optimizer steps of linear warm-up", least=0)
+    warmup_steps: int = key("the optimizer steps of linear warm-up", least=0)
     min_lr_ratio: float = key("the last learning rate as a share of the peak", least=0, most=1)
 
 
