@@ -1,10 +1,6 @@
-"""Debug by hand: python debug.py [overrides]. As train.py with +debug=default, unless another preset is named."""
-
-import sys
+"""Debug by hand: python debug.py [overrides]. As train.py +debug=default [overrides], in a cleared debug folder."""
 
 from lm.cli import run
 
 if __name__ == "__main__":
-    if not any(word.lstrip("+").startswith("debug=") for word in sys.argv[1:]):
-        sys.argv.append("+debug=default")
-    run("lm.fit:train")
+    run("lm.fit:train", debug=True)

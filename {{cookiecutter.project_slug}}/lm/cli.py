@@ -5,6 +5,7 @@ Nothing heavy is imported before the config is composed and checked, so that hel
 
 import argparse
 import importlib
+import logging
 import os
 import re
 import sys
@@ -22,42 +23,62 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
-from lm import env
+from lm import caches, debug_folder, env
 from lm.config.check import check
 from lm.config.compose import CONF, VERSION_BASE, compose, explained, forgive
 from lm.config.help import help_page
 from lm.errors import UserError
-from lm.run import choose_folder
+from lm.run import choose_folder, rank
+
+log = logging.getLogger(__name__)
 
 
-def run(target: str) -> None:
-    """Run `module:function` on the config that the command line composes: the frame of train.py and debug.py."""
+def run(target: str, *, debug: bool = False) -> None:
+    """Run `module:function` on the config that the command line composes: the frame of train.py and debug.py.
+
+    `debug` clears the debug folder before, and takes the preset `default` where no other is named.
+    """
     with failures_explained():
+        env.apply(env.read_dotenv(Path(".env")))
         args = get_args_parser().parse_args()
         if args.help:
             print(help_page())
             return
         overrides = list(forgive(args.overrides))
+        if debug and not any(word.startswith("+debug=") for word in overrides):
+            overrides += forgive(["+debug=default"])
         if not (args.hydra_help or args.cfg or args.info or args.shell_completion):
-            overrides = prepare(overrides, multirun=args.multirun)
+            overrides = prepare(overrides, multirun=args.multirun, clear=debug)
         flags = [word for word in sys.argv[1:] if word not in args.overrides]
         sys.argv = [sys.argv[0], *flags, *overrides]
         _hydra_main(target)
 
 
-def prepare(overrides: Sequence[str], *, multirun: bool) -> list[str]:
+def prepare(overrides: Sequence[str], *, multirun: bool, clear: bool = False) -> list[str]:
     """Check every job before the first one starts, set the environment, and return the overrides with the folder named."""
     jobs = sweep(overrides) if multirun else [list(overrides)]
     configs = [compose(job) for job in jobs]
     for cfg in configs:
         check(cfg)
-        instantiate(cfg.data.source).check()
     first = configs[0]
-    env.apply(first.env)
+    isolated = enter_debug_folder(first.debug, clear=clear) if first.debug.folder is not None else {}
+    env.apply(isolated | dict(first.env))
+    for cfg in configs:
+        instantiate(cfg.data.source).check()
     if multirun:
         name = first.sweep.name or sweep_name(overrides)
         return [*overrides, f"sweep.name={name}"]
     return [*overrides, f"run.name={choose_folder(first)}"]
+
+
+def enter_debug_folder(debug: DictConfig, *, clear: bool) -> dict[str, env.Value]:
+    """Claim a debug folder before anything reads its name, and return the variables that `debug.isolate` asks for."""
+    folder = debug_folder.enter(clear=clear and debug.clean)
+    isolated = caches.isolated(folder / "hf") if debug.isolate else {}
+    if rank() == 0:
+        for link in caches.dangling_links():
+            log.warning("%s points to a file that is gone; it is downloaded again when something asks for it.", link)
+    return isolated
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:

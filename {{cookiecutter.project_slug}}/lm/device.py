@@ -74,7 +74,7 @@ def _device(cfg: DictConfig) -> tuple[str, str]:
         raise UserError(f"trainer.accelerator={asked} is none of auto, cpu, gpu, mps.")
     if here[asked]:
         return asked, f"{asked} (asked for)"
-    if cfg.debug.strict or not cfg.debug.enabled:
+    if cfg.debug.strict or cfg.debug.folder is None:
         raise UserError(f"This machine has no {asked} device that torch {torch.__version__} can use.", cure="Try trainer=auto, or trainer=cpu.")
     log.warning("This machine has no %s device: the same preset runs on the CPU (debug.strict=true makes this an error).", asked)
     return "cpu", f"cpu (no {asked} here)"

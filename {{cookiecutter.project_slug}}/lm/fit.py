@@ -16,6 +16,7 @@ from transformers import PretrainedConfig
 from lm.checkpoint.write import write
 from lm.data.datamodule import LmData
 from lm.data.prepare import Recipe, prepare
+from lm.data.show import show
 from lm.device import Picks, pick
 from lm.errors import UserError
 from lm.goodbye import say_goodbye
@@ -32,6 +33,8 @@ def train(cfg: DictConfig) -> float | None:
         seed_everything(cfg.seed, workers=True, verbose=False)
         config = model_config(cfg.model.config)
         data = load_data(cfg, config)
+        if cfg.debug.show_data:
+            return show(data, windows=cfg.debug.show_data)
         steps = total_steps(cfg, data)
         picks = pick_hardware(cfg, config, steps, run)
         module = build_module(cfg, config, picks, steps)
@@ -121,8 +124,10 @@ def build_all(group: DictConfig) -> list[Callback | Any]:
     return [instantiate(entry, _convert_="all") for entry in group.values() if entry is not None]
 
 
-def final_loss(trainer: Trainer, module: LmModule, data: LmData) -> float:
-    """Return the validation loss of the last step, validating now unless that was just done."""
+def final_loss(trainer: Trainer, module: LmModule, data: LmData) -> float | None:
+    """Return the validation loss of the last step, validating now unless that was just done; None with validation off."""
+    if not trainer.limit_val_batches:
+        return None
     if module.validated_at != trainer.global_step:
         trainer.validate(module, data, verbose=False)
     return float(trainer.callback_metrics["val/loss"])

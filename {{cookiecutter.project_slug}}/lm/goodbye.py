@@ -16,11 +16,12 @@ PROMPT = "def "
 SAMPLE_TOKENS = 120
 
 
-def say_goodbye(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, loss: float, context: int) -> None:
+def say_goodbye(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, loss: float | None, context: int) -> None:
     """Print validation loss, perplexity, a sample, the folder and the next commands."""
     text = continuation(model, tokenizer, PROMPT, max_tokens=SAMPLE_TOKENS, context=context)
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("validation loss", f"{loss:.4f} nats per token, perplexity {math.exp(min(loss, 700)):.2f}")
+    if loss is not None:
+        facts.add_row("validation loss", f"{loss:.4f} nats per token, perplexity {math.exp(min(loss, 700)):.2f}")
     facts.add_row("the run", f"{folder.as_posix()}/")
     for label, command in commands(folder).items():
         facts.add_row(label, command)

@@ -94,7 +94,12 @@ class Stop:
 
 class Debugger:
     def __init__(
-        self, config: Message, *, breakpoints: Sequence[Breakpoint] = (), exceptions: Sequence[str] = (), timeout: float = 180
+        self,
+        config: Message,
+        *,
+        breakpoints: Sequence[Breakpoint] = (),
+        exceptions: Sequence[str] = (),
+        timeout: float = 180,
     ) -> None:
         self.config = config
         self.breakpoints = breakpoints
@@ -109,7 +114,10 @@ class Debugger:
 
     def __enter__(self) -> Self:
         self.adapter = subprocess.Popen(
-            [sys.executable, "-m", "debugpy.adapter"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "debugpy.adapter"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         assert self.adapter.stdin is not None and self.adapter.stdout is not None
         self.main = Session(self.inbox, self.adapter.stdout, self.adapter.stdin)  # type: ignore[arg-type]
@@ -172,7 +180,9 @@ class Debugger:
             try:
                 self._handle(*self.inbox.get(timeout=max(0.0, deadline - time.monotonic())))
             except queue.Empty:
-                raise AssertionError(f"nothing came from the debugger within {self.timeout} s:\n{self.output}") from None
+                raise AssertionError(
+                    f"nothing came from the debugger within {self.timeout} s:\n{self.output}"
+                ) from None
 
     def _handle(self, session: Session, message: Message) -> None:
         match message:
@@ -195,11 +205,17 @@ class Debugger:
     def _open_terminal(self, session: Session, message: Message) -> None:
         wanted = message["arguments"]
         environ = {name: value for name, value in (os.environ | wanted.get("env", {})).items() if value is not None}
-        process = subprocess.Popen(wanted["args"], cwd=wanted["cwd"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            wanted["args"], cwd=wanted["cwd"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         self.terminals.append(process)
         threading.Thread(target=self._copy, args=(process.stdout,), daemon=True).start()
         session.send(
-            "response", request_seq=message["seq"], command="runInTerminal", success=True, body={"processId": process.pid}
+            "response",
+            request_seq=message["seq"],
+            command="runInTerminal",
+            success=True,
+            body={"processId": process.pid},
         )
 
     def _copy(self, terminal: BinaryIO) -> None:

@@ -70,7 +70,9 @@ def test_a_second_run_gets_a_folder_of_its_own_and_neither_wipes_the_other(root:
         fill(first)
         second = fill(enter(clear=True, root=root))
         assert (first, second) == (root / "1", root / "2")
-        assert list(clear_unused(EACH_LAUNCH, root)) == [f"Left {f} alone: a debug run is using it." for f in (first, second)]
+        assert list(clear_unused(EACH_LAUNCH, root)) == [
+            f"Left {f} alone: a debug run is using it." for f in (first, second)
+        ]
         assert len(left_in(first)) == len(left_in(second)) == 4
 
 

@@ -74,7 +74,13 @@ def run_task(label: str, variables: Mapping[str, str]) -> None:
         options = resolve(task.get("options", {}), variables)
         environ = os.environ | options.get("env", {})
         done = subprocess.run(
-            command, check=False, cwd=options.get("cwd", ROOT), env=environ, capture_output=True, text=True, encoding="utf-8"
+            command,
+            check=False,
+            cwd=options.get("cwd", ROOT),
+            env=environ,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
         )
         assert done.returncode == 0, f"task {label!r} failed:\n{done.stdout}{done.stderr}"
 

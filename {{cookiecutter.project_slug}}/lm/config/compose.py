@@ -31,11 +31,30 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def forgive(overrides: Sequence[str]) -> Iterator[str]:
-    """Let Lightning's own arguments be typed without a `+`, though the YAML does not repeat Lightning's defaults."""
+    """Let Lightning's own arguments and debug presets be typed without a `+`, though they are not in the config by default.
+
+    Debug presets are put on top of the preset `default`, here and not by a defaults list in each: in `+debug=[mps,resume]`,
+    the second one's list would bring `default` again and undo what the first one changed.
+    """
     arguments = {f"trainer.{field.name}" for field in fields(schema.Trainer)}
     for override in overrides:
-        key = override.partition("=")[0]
-        yield f"++{override}" if key in arguments else override
+        key, _, value = override.partition("=")
+        if key in arguments:
+            yield f"++{override}"
+        elif key in ("debug", "+debug"):
+            yield f"+debug={','.join(_on_default(choice) for choice in _choices(value))}"
+        else:
+            yield override
+
+
+def _on_default(choice: str) -> str:
+    names = [name.strip() for name in choice.strip("[] ").split(",")]
+    return f"[{','.join(['default', *(name for name in names if name and name != 'default')])}]"
+
+
+def _choices(value: str) -> list[str]:
+    """`mps` is one choice, `[mps,overfit]` is one, too, and `mps,cpu` are two jobs of a multirun."""
+    return re.findall(r"\[[^\]]*\]|[^,\[\]]+", value) or [value]
 
 
 @contextmanager

@@ -41,10 +41,11 @@ class Checkpoint:
 
 @dataclass
 class Debug:
-    enabled: bool = key("whether a debug preset is on")
+    folder: str | None = key("what a debug run makes lies below this folder; null without a debug preset")
     strict: bool = key("a device that is not here is an error instead of a warning")
-    clean: bool = key("clear the debug folder before the launch")
+    clean: bool = key("`python debug.py` clears the debug folder before it starts")
     isolate: bool = key("move every cache of Hugging Face into the debug folder, keeping the login")
+    show_data: int | None = key("prepare the data, print so many windows with every token's label, and stop", least=1)
 
 
 @dataclass

@@ -1,0 +1,74 @@
+"""Print what the model is given: windows of tokens, decoded, with the label of every token in colour."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from rich.console import Console
+from rich.text import Text
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lm.data.datamodule import LmData
+from lm.data.windows import NO_LABEL
+
+# Coloured behind the letters, so that spaces show; two shades, so that neighbouring tokens can be told apart.
+LEARNED = ("white on green4", "white on dark_green")
+CONTEXT = ("dim", "dim italic")
+LEGEND = "«green»: the loss counts these tokens. Dim: the model reads them and is not asked to predict them."
+
+
+def show(data: LmData, *, windows: int, console: Console | None = None) -> None:
+    """Print the first windows of both sides, as training and validation will see them."""
+    console = console or Console(soft_wrap=True, highlight=False)
+    console.print(LEGEND)
+    for side, loader in (("train", data.train_dataloader()), ("val", data.val_dataloader())):
+        for number, (ids, labels) in enumerate(islice(_rows(loader), windows)):
+            console.print(
+                f"\n{side} window {number}: {len(ids)} tokens, {learned(labels)} of them learned", style="bold"
+            )
+            console.print(painted(data.tokenizer, ids, labels))
+
+
+def learned(labels: Tensor) -> int:
+    """Return how many positions of a row (T,) the loss counts. The first has none before it that could predict it."""
+    return int((labels[1:] != NO_LABEL).sum())
+
+
+def painted(tokenizer: Tokenizer, ids: Tensor, labels: Tensor) -> Text:
+    """Return one row (T,) as text with its labels in colour, and between « and » for terminals without."""
+    text, inside, tokens = Text(), False, ids.tolist()
+    padding = _padding(tokens, labels.tolist())
+    for position, (token, label) in enumerate(zip(tokens[: len(tokens) - padding], labels.tolist(), strict=False)):
+        counts = position > 0 and label != NO_LABEL
+        if counts != inside:
+            text.append("«" if counts else "»", style="bold green")
+            inside = counts
+        text.append(_written(tokenizer, token), style=(LEARNED if counts else CONTEXT)[position % 2])
+        if (
+            counts and label != token
+        ):  # the loss shifts: a label is the token of its own position, or the data are wrong
+            text.append(f"(label {_written(tokenizer, label)})", style="bold red")
+    text.append("»" if inside else "", style="bold green")
+    return text.append(f" and {padding} tokens of padding" if padding else "", style="dim")
+
+
+def _rows(loader: DataLoader[dict[str, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in loader:
+        yield from zip(batch["input_ids"], batch["labels"], strict=True)
+
+
+def _padding(tokens: list[int], labels: list[int]) -> int:
+    """Return the length of the run of one unlabelled token that a row ends with, if it is more than one."""
+    run = 0
+    for token, label in zip(reversed(tokens), reversed(labels), strict=True):
+        if token != tokens[-1] or label != NO_LABEL:
+            break
+        run += 1
+    return run if run > 1 else 0
+
+
+def _written(tokenizer: Tokenizer, token: int) -> str:
+    """Return a token's text; where it is only a part of a character, its name in the vocabulary."""
+    text = str(tokenizer.decode([token], skip_special_tokens=False))
+    return f"<{tokenizer.id_to_token(token)}>" if "\ufffd" in text else text
