@@ -83,6 +83,11 @@ def _device(cfg: DictConfig) -> tuple[str, str]:
 def _precision(asked: str, device: str) -> tuple[str, str]:
     if asked != "auto":
         return asked, f"{asked} (asked for)"
+    return native_precision(device)
+
+
+def native_precision(device: str) -> tuple[str, str]:
+    """Return the fastest precision that needs no loss scaling, and why."""
     if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16-mixed", "bf16-mixed (native on this GPU)"
     if device == "cpu" and _native_bf16_cpu():

@@ -17,11 +17,12 @@ from lm.checkpoint.write import write
 from lm.data.datamodule import LmData
 from lm.data.prepare import Recipe, prepare
 from lm.data.show import show
-from lm.device import Picks, pick
+from lm.device import Picks, native_precision, pick
 from lm.errors import UserError
 from lm.goodbye import say_goodbye
 from lm.model import build_model, context_length, count_parameters, model_config
 from lm.module import LmModule
+from lm.precision import FallbackPrecision
 from lm.run import Run
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,8 @@ def build_module(cfg: DictConfig, config: PretrainedConfig, picks: Picks, steps:
     make_optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")
     schedule = {key: value for key, value in cfg.scheduler.items() if key != "_target_"}
     make_scheduler = functools.partial(get_method(cfg.scheduler["_target_"]), total_steps=steps, **schedule)
-    return LmModule(model, make_optimizer, make_scheduler, compiled=picks.compile)
+    labels = cfg.data.batch_size * (context_length(config) - 1)  # the first token of a window is predicted by nothing
+    return LmModule(model, make_optimizer, make_scheduler, nominal_labels=labels, compiled=picks.compile)
 
 
 def build_trainer(cfg: DictConfig, picks: Picks, run: Run) -> Trainer:
@@ -113,8 +115,13 @@ def build_trainer(cfg: DictConfig, picks: Picks, run: Run) -> Trainer:
     arguments = {key: value for key, value in cfg.trainer.items() if value is not None or key == "check_val_every_n_epoch"}
     arguments.pop("mps_fix")
     arguments |= {"accelerator": picks.accelerator, "precision": picks.precision, "default_root_dir": str(run.folder)}
+    plugins = list(instantiate(arguments.pop("plugins", []), _convert_="all"))
+    if arguments["precision"] == "16-mixed":
+        device = {"gpu": "cuda"}.get(picks.accelerator, picks.accelerator)
+        plugins.append(FallbackPrecision(device, fallback=native_precision(device)[0]))
+        del arguments["precision"]  # Lightning takes one or the other
     trainer: Trainer = instantiate(
-        arguments, callbacks=build_all(cfg.callbacks), logger=build_all(cfg.logger), enable_checkpointing=False, _convert_="all"
+        arguments, plugins=plugins, callbacks=build_all(cfg.callbacks), logger=build_all(cfg.logger), enable_checkpointing=False, _convert_="all"
     )
     return trainer
 

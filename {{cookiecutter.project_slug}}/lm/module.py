@@ -1,4 +1,4 @@
-"""The training step: loss, optimizer, schedule and clipping of a causal language model.
+"""The training step: loss, optimizer, schedule, and the guard that clips or skips, of a causal language model.
 
 B rows, T positions, V vocabulary.
 """
@@ -15,13 +15,21 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from lm.data.windows import NO_LABEL
+from lm.guard import Guard, StepGate, Verdict, total_norm
+from lm.loss import LossWindow, Mean
+from lm.precision import FallbackPrecision, LossScale
 
 Batch = dict[str, Tensor]
 
 
 class LmModule(LightningModule):
     """Wraps a transformers model for Lightning. `make_optimizer(parameter_groups)` and `make_scheduler(optimizer)` are
-    partial functions from the config; `compiled` compiles the training step only, so that nothing else sees it."""
+    partial functions from the config; `nominal_labels` is the number of labels in a full micro-batch; `compiled` compiles
+    the training step only, so that nothing else sees it.
+
+    Readable from callbacks: `mean` and `verdict` of the last optimizer step, on the device; `mean.factor` from
+    `on_before_optimizer_step` on, which is what stored gradients have to be multiplied with to be the true ones.
+    """
 
     def __init__(
         self,
@@ -29,6 +37,7 @@ class LmModule(LightningModule):
         make_optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         make_scheduler: Callable[[Optimizer], LRScheduler],
         *,
+        nominal_labels: int,
         compiled: bool = False,
     ) -> None:
         super().__init__()
@@ -36,13 +45,39 @@ class LmModule(LightningModule):
         self.make_optimizer = make_optimizer
         self.make_scheduler = make_scheduler
         self.validated_at = -1  # the optimizer step of the last whole validation
+        self.guard = Guard()  # without limits; callbacks/nan_guard.py brings its own
+        self.mean: Mean | None = None
+        self.verdict: Verdict | None = None
+        self._window = LossWindow(nominal_labels)
+        self._gate: StepGate | None = None
         self._training_loss = torch.compile(self._sums, dynamic=False) if compiled else self._sums
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        total, valid = self._training_loss(batch)
-        loss = total / valid.clamp(min=1)
-        self.log("train/loss", loss)
-        return loss
+        return self._window.add(*self._training_loss(batch))
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None) -> None:
+        assert optimizer_closure is not None
+        backward = optimizer_closure
+
+        def backward_and_close() -> Any:
+            loss = backward()
+            mean = self._window.close(self.trainer.accumulate_grad_batches)
+            self.mean = mean._replace(factor=mean.factor / scale.scale) if (scale := self._loss_scale) else mean
+            return loss
+
+        if self._gate is None or self._gate.optimizer is not self.trainer.optimizers[0]:
+            self._gate = StepGate(self.trainer.optimizers[0])
+        with self._gate:
+            super().optimizer_step(epoch, batch_idx, optimizer, backward_and_close)
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        assert self._gate is not None and self.mean is not None
+        self.verdict = self.guard.decide(total_norm(self.model.parameters()), self.mean.factor)
+        self._gate.set(self.verdict)
+        if scale := self._loss_scale:
+            scale.update(~self.verdict.norm.isfinite())
+        self.log("train/loss", self.mean.loss)
+        self.log("grad_norm", self.verdict.norm)
 
     def on_validation_epoch_start(self) -> None:
         self._val = torch.zeros(2, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
@@ -60,12 +95,13 @@ class LmModule(LightningModule):
         optimizer = self.make_optimizer(parameter_groups(self.model))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
 
-    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.log("grad_norm", norm)
-
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self.log("lr", optimizer.param_groups[0]["lr"])
+
+    @property
+    def _loss_scale(self) -> LossScale | None:
+        plugin = self.trainer.precision_plugin
+        return plugin.loss_scale if isinstance(plugin, FallbackPrecision) else None
 
     def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = self.model(input_ids=batch["input_ids"], attention_mask=batch.get("attention_mask"), use_cache=False).logits
