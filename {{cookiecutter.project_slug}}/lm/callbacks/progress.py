@@ -74,6 +74,8 @@ class Progress(ProgressBar):
     def _facts(self, trainer: Trainer) -> list[str]:
         metrics = trainer.callback_metrics
         shown = [f"{label} {float(metrics[name]):.3f}" for label, name in (("loss", "train/loss"), ("val", "val/loss")) if name in metrics]
+        if "skipped_steps" in metrics:
+            shown.append(f"skipped {int(metrics['skipped_steps'])}")
         seconds = time.monotonic() - self._started
         return [*shown, f"{self._tokens / max(seconds, 1e-9):,.0f} tokens/s"]
 
