@@ -16,3 +16,11 @@ class UserError(Exception):
         self.what = what
         self.cure = cure
         self.code = code
+
+
+class Stopped(UserError):
+    """Training was asked to stop between two optimizer steps, by `why`, and goes on with the same command."""
+
+    def __init__(self, why: str, *, code: int) -> None:
+        super().__init__(f"Stopped by {why}.", cure="The same command goes on from here.", code=code)
+        self.why = why

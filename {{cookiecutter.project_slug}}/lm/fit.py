@@ -6,43 +6,48 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from hydra.utils import get_method, instantiate
 from lightning.pytorch import Callback, Trainer, seed_everything
 from omegaconf import DictConfig
 from transformers import PretrainedConfig
 
-from lm.checkpoint.write import write
 from lm.data.datamodule import LmData
 from lm.data.prepare import Recipe, prepare
 from lm.data.show import show
 from lm.device import Picks, native_precision, pick
-from lm.errors import UserError
+from lm.errors import Stopped, UserError
 from lm.goodbye import say_goodbye
+from lm.loggers import build_loggers
 from lm.model import build_model, context_length, count_parameters, model_config
 from lm.module import LmModule
 from lm.precision import FallbackPrecision
+from lm.resume import starting_point
 from lm.run import Run
+from lm.stop import listening
 
 log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> float | None:
     """Train, or continue, the run of `cfg`. Returns its validation loss in nats, for sweepers that minimize."""
-    with opened(cfg) as run:
+    with listening(), opened(cfg) as run:
         seed_everything(cfg.seed, workers=True, verbose=False)
         config = model_config(cfg.model.config)
         data = load_data(cfg, config)
         if cfg.debug.show_data:
             return show(data, windows=cfg.debug.show_data)
         steps = total_steps(cfg, data)
+        point = starting_point(cfg, data)
+        if point and (result := run.result(point.step, steps)):
+            log.info("%s is complete: %d steps. To train it longer, raise trainer.max_steps.", run.folder.name, point.step)
+            return result["val_loss"]
         picks = pick_hardware(cfg, config, steps, run)
         module = build_module(cfg, config, picks, steps)
-        trainer = build_trainer(cfg, picks, run)
-        trainer.fit(module, data, weights_only=True)
+        trainer = build_trainer(cfg, picks, run, step=point.step if point else 0)
+        trainer.fit(module, data, ckpt_path=point.path if point else None, weights_only=True)
         loss = final_loss(trainer, module, data)
-        write(run.folder / "checkpoints", step=trainer.global_step, weights=module.model.state_dict(), trainer={}, extra={"config.json": config.to_json_string(), "tokenizer.json": data.tokenizer.to_str()})
+        run.note_result(trainer.global_step, loss)
         say_goodbye(run.folder, module.model, data.tokenizer, loss, context_length(config))
         return loss
 
@@ -53,6 +58,9 @@ def opened(cfg: DictConfig) -> Iterator[Run]:
     run = Run.open(cfg)
     try:
         yield run
+    except Stopped as reason:
+        run.close("stopped", reason=reason.why)
+        raise
     except BaseException as error:
         run.close("failed", error=f"{type(error).__name__}: {error}")
         raise
@@ -110,8 +118,8 @@ def build_module(cfg: DictConfig, config: PretrainedConfig, picks: Picks, steps:
     return LmModule(model, make_optimizer, make_scheduler, nominal_labels=labels, compiled=picks.compile)
 
 
-def build_trainer(cfg: DictConfig, picks: Picks, run: Run) -> Trainer:
-    """Return Lightning's Trainer with what was picked and with the callbacks and loggers of the config."""
+def build_trainer(cfg: DictConfig, picks: Picks, run: Run, *, step: int) -> Trainer:
+    """Return Lightning's Trainer with what was picked, and with callbacks and loggers that go on after `step`."""
     arguments = {key: value for key, value in cfg.trainer.items() if value is not None or key == "check_val_every_n_epoch"}
     arguments.pop("mps_fix")
     arguments |= {"accelerator": picks.accelerator, "precision": picks.precision, "default_root_dir": str(run.folder)}
@@ -121,12 +129,17 @@ def build_trainer(cfg: DictConfig, picks: Picks, run: Run) -> Trainer:
         plugins.append(FallbackPrecision(device, fallback=native_precision(device)[0]))
         del arguments["precision"]  # Lightning takes one or the other
     trainer: Trainer = instantiate(
-        arguments, plugins=plugins, callbacks=build_all(cfg.callbacks), logger=build_all(cfg.logger), enable_checkpointing=False, _convert_="all"
+        arguments,
+        plugins=plugins,
+        callbacks=build_all(cfg.callbacks),
+        logger=build_loggers(cfg.logger, run_id=run.id, step=step),
+        enable_checkpointing=False,  # no ModelCheckpoint besides ours
+        _convert_="all",
     )
     return trainer
 
 
-def build_all(group: DictConfig) -> list[Callback | Any]:
+def build_all(group: DictConfig) -> list[Callback]:
     """Build every entry of a group; an entry that is null is left out."""
     return [instantiate(entry, _convert_="all") for entry in group.values() if entry is not None]
 

@@ -83,6 +83,16 @@ class Run:
         self.diary["attempts"][-1] |= facts
         self._write()
 
+    def note_result(self, step: int, val_loss: float | None) -> None:
+        """Write down that the run is complete after `step` optimizer steps, and how good it is."""
+        self.diary["result"] = {"step": step, "val_loss": val_loss}
+        self._write()
+
+    def result(self, step: int, steps: int) -> dict[str, Any] | None:
+        """Return what was noted of a run that stands at `step`, if those are all of its `steps`; else None."""
+        result: dict[str, Any] | None = self.diary.get("result")
+        return result if result and 0 < steps <= step == result["step"] else None
+
     def close(self, status: str, **facts: Any) -> None:
         """Write down how the attempt ended and free the folder."""
         self.diary["status"] = status

@@ -8,7 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
+
+settings.register_profile("project", deadline=None)  # a busy machine is slow, not wrong
+settings.load_profile("project")
 
 PROJECT = Path(__file__).resolve().parents[1]
 WORDS = "def return if else for in self import class name value list dict None True ( ) : = [ ]".split()

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,9 +10,11 @@ import torch
 from lm.checkpoint import keep, read, write
 
 
-def fill(folder: Path, *steps: int, run_id: str = "ours") -> list[read.Commit]:
+def fill(folder: Path, *steps: int, run_id: str = "ours", scores: Sequence[float | None] = ()) -> list[read.Commit]:
+    scores = scores or [None] * len(steps)
     return [
-        write.write(folder, step=s, weights={"w": torch.ones(1)}, trainer={}, about={"run_id": run_id}) for s in steps
+        write.write(folder, step=s, weights={"w": torch.ones(1)}, trainer={}, about={"run_id": run_id, "score": score})
+        for s, score in zip(steps, scores, strict=True)
     ]
 
 
@@ -25,17 +28,18 @@ def test_the_newest_stay(tmp_path):
     assert steps(tmp_path) == [2, 3, 4]
 
 
-def test_the_best_and_the_protected_stay_too(tmp_path):
-    found = fill(tmp_path, 1, 2, 3, 4, 5, 6)
-    for commit, loss in zip(found, [0.5, 0.1, 0.3, float("nan"), 0.2, 0.4], strict=True):
-        keep.set_score(commit, loss)
-    keep.prune(tmp_path, "ours", keep_last=1, keep_best=1, protected=[found[3].path])
+def test_the_best_and_the_pinned_stay_too(tmp_path):
+    found = fill(tmp_path, 1, 2, 3, 4, 5, 6, scores=[0.5, 0.1, 0.3, None, 0.2, 0.4])
+    keep.pin(found[3])
+    keep.prune(tmp_path, "ours", keep_last=1, keep_best=1)
     assert steps(tmp_path) == [2, 4, 6]
+    keep.pin(found[3], keep=False)
+    keep.prune(tmp_path, "ours", keep_last=1, keep_best=1)
+    assert steps(tmp_path) == [2, 6]
 
 
 def test_a_budget_keeps_the_newest_then_the_best_then_the_others(tmp_path):
-    found = fill(tmp_path, 1, 2, 3, 4)
-    keep.set_score(found[0], 0.1)
+    found = fill(tmp_path, 1, 2, 3, 4, scores=[0.1, None, None, None])
     one = found[0].bytes
     budget = {"keep_last": 4, "keep_best": 1}
     assert [c.step for c in keep.choose(found, **budget, max_bytes=3.5 * one)] == [2]

@@ -47,13 +47,15 @@ def test_damage_is_named_and_the_commit_before_is_used(run, damage, file, caplog
 
 
 def test_every_character_of_a_manifest_counts(run):
-    path = run / "step-00000002" / read.MANIFEST
+    commit = read.open_commit(run / "step-00000002")
+    path = commit.path / read.MANIFEST
     original = path.read_bytes()
     for position in range(len(original)):
         changed = bytearray(original)
         changed[position] ^= 1
         path.write_bytes(changed)
-        assert [commit.step for commit in read.commits(run)] == [1]
+        # The 17th digit of a time may not change its value; then nothing is damaged.
+        assert read.commits(run)[1:] in ([], [commit])
 
 
 def test_all_damaged_is_never_a_silent_start_from_zero(run):

@@ -5,13 +5,11 @@ that begin with `.tmp-` or `.trash-`. A folder is renamed to `.trash-…` first,
 taken for one; what cannot be deleted is a warning and is tried again after the next commit.
 """
 
-import json
 import logging
 import math
-import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lm.checkpoint.read import Commit, commits
@@ -19,7 +17,7 @@ from lm.checkpoint.write import TEMPORARY, TRASH, fault
 
 logger = logging.getLogger(__name__)
 
-SCORE = "score.json"  # a validation writes it after the commit: not in the manifest, and nothing breaks without it
+PIN = "KEEP"  # an empty file in a commit that must stay
 
 
 def choose(
@@ -27,19 +25,18 @@ def choose(
     *,
     keep_last: int,
     keep_best: int = 0,
-    protected: Collection[Path] = (),
     max_bytes: float | None = None,
 ) -> list[Commit]:
-    """Return the commits to remove from `found` (oldest first): all but the newest, the best and the protected.
+    """Return the commits to remove from `found` (oldest first): all but the newest, the best and the pinned.
 
-    A disk budget of `max_bytes` shrinks that: the newest and the protected stay in any case, then come the best, then
+    A disk budget of `max_bytes` shrinks that: the newest and the pinned stay in any case, then come the best, then
     the others from new to old, while there is room.
     """
     if not found:
         return []
     newest = list(reversed(found))[: max(1, keep_last)]
     best = sorted((commit for commit in found if not math.isnan(score(commit))), key=score)[:keep_best]
-    pinned = [newest[0], *(commit for commit in found if commit.path in protected)]
+    pinned = [newest[0], *(commit for commit in found if (commit.path / PIN).exists())]
     kept: dict[Path, int] = {commit.path: commit.bytes for commit in pinned}
     for commit in [*best, *newest]:
         if max_bytes is None or commit.path in kept or sum(kept.values()) + commit.bytes <= max_bytes:
@@ -53,12 +50,11 @@ def prune(
     *,
     keep_last: int,
     keep_best: int = 0,
-    protected: Collection[Path] = (),
     max_bytes: float | None = None,
 ) -> list[Path]:
     """Remove what `choose` names among the commits of run `run_id`, and what an earlier call could not delete."""
     ours = [commit for commit in commits(folder) if commit.manifest.get("run_id") == run_id]
-    victims = choose(ours, keep_last=keep_last, keep_best=keep_best, protected=protected, max_bytes=max_bytes)
+    victims = choose(ours, keep_last=keep_last, keep_best=keep_best, max_bytes=max_bytes)
     fault("before_prune")
     for commit in victims:
         try:
@@ -77,19 +73,18 @@ def sweep(folder: Path) -> list[Path]:
     return leftovers
 
 
-def set_score(commit: Commit, value: float) -> None:
-    """Note the validation loss of a commit (lower is better): `choose` keeps the best."""
-    temporary = commit.path / f"{TEMPORARY}{SCORE}"
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(temporary, commit.path / SCORE)
-
-
 def score(commit: Commit) -> float:
-    """Return what `set_score` noted, or NaN."""
-    try:
-        return float(json.loads((commit.path / SCORE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return math.nan
+    """Return the validation loss that the commit was made with, or NaN; lower is better."""
+    value = commit.manifest.get("score")
+    return math.nan if value is None else float(value)
+
+
+def pin(commit: Commit, *, keep: bool = True) -> None:
+    """Keep a commit whatever `choose` says, or no longer. `touch …/step-00000100/KEEP` does the same by hand."""
+    if keep:
+        (commit.path / PIN).touch()
+    else:
+        (commit.path / PIN).unlink(missing_ok=True)
 
 
 def _delete(folders: Iterable[Path]) -> None:

@@ -104,7 +104,7 @@ def fault(point: str) -> None:
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable. Windows has no such call: there a rename is journalled."""
     if os.name != "nt":
-        _fsync(folder, os.O_RDONLY)
+        fsync(folder, os.O_RDONLY)
 
 
 def _write_files(
@@ -175,7 +175,7 @@ def _flush(folder: Path) -> dict[str, dict[str, Any]]:
     """
     paths = sorted(folder.iterdir())
     with ThreadPoolExecutor(2 * len(paths)) as pool:
-        flushed = [pool.submit(_fsync, path) for path in paths]
+        flushed = [pool.submit(fsync, path) for path in paths]
         sums = [pool.submit(checksum, path) for path in paths]
     for future in flushed:
         future.result()
@@ -188,7 +188,7 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     path = folder / MANIFEST
     text = json.dumps({**manifest, "crc32": manifest_checksum(manifest)}, indent=1)
     path.write_text(text, encoding="utf-8")
-    _fsync(path)
+    fsync(path)
     sync_folder(folder)
 
 
@@ -204,7 +204,7 @@ def _put_in_place(temporary: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def _fsync(path: Path, flags: int = os.O_RDWR) -> None:
+def fsync(path: Path, flags: int = os.O_RDWR) -> None:
     descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)

@@ -35,7 +35,12 @@ class LmData(LightningDataModule):
         """Micro-batches trained so far by each rank, over all epochs and attempts: the cursor."""
         if self.trainer is None:
             return self._restored
-        return max(self._restored, self.trainer.fit_loop.epoch_loop.batch_progress.total.ready)
+        return max(self._restored, self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a commit's cursor counts in: the prepared folder and its numbers."""
+        return {"fingerprint": self.prepared.folder.name, **self.prepared.meta}
 
     def state_dict(self) -> dict[str, Any]:
         return {"consumed": self.consumed}

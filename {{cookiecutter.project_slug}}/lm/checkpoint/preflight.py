@@ -1,0 +1,61 @@
+"""Will commits work here? Asked before training, when nothing is lost yet."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from lm.checkpoint.write import TEMPORARY, fsync, sync_folder
+from lm.errors import UserError
+
+PROBE_BYTES = 1 << 22
+WORTH_SAYING = 0.1  # a commit that takes this share of the time between two
+
+
+def preflight(folder: Path, *, commit_bytes: int, commits: int, seconds_between: float) -> list[str]:
+    """Return warnings about `folder`, which is to hold `commits` commits of `commit_bytes`. Raises UserError.
+
+    Does once what a commit does: write, fsync, rename within the folder, fsync the folder.
+    """
+    probe = folder / f"{TEMPORARY}probe-{os.getpid()}"
+    moved = probe.with_name(f"{probe.name}-moved")
+    started = time.monotonic()
+    try:
+        probe.mkdir(parents=True)
+        (probe / "data").write_bytes(os.urandom(PROBE_BYTES))
+        fsync(probe / "data")
+        probe.rename(moved)
+        sync_folder(folder)
+    except OSError as error:
+        raise UserError(
+            f"No checkpoint can be written in {folder} ({error}).", cure="Choose another folder with run.root=FOLDER."
+        ) from error
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
+        shutil.rmtree(moved, ignore_errors=True)
+    seconds = (time.monotonic() - started) * commit_bytes / PROBE_BYTES
+    return [*_space(folder, commit_bytes, commits), *_pace(seconds, seconds_between)]
+
+
+def _space(folder: Path, commit_bytes: int, commits: int) -> list[str]:
+    held = sum(path.stat().st_size for path in folder.glob("step-*/*"))
+    # One more than is kept, for the new one is written before the oldest goes.
+    missing = (commits + 1) * commit_bytes - held - shutil.disk_usage(folder).free
+    if missing <= 0:
+        return []
+    need = f"{commits + 1} checkpoints of {commit_bytes / 1e9:.3g} GB"
+    if shutil.disk_usage(folder).free < commit_bytes:
+        raise UserError(
+            f"The disk of {folder} has no room for a checkpoint of {commit_bytes / 1e9:.3g} GB.",
+            cure="Free some space, or choose another disk with run.root=FOLDER.",
+        )
+    return [f"The disk of {folder} lacks {missing / 1e9:.3g} GB for {need}: free some, or lower checkpoint.keep_last."]
+
+
+def _pace(seconds: float, seconds_between: float) -> list[str]:
+    if seconds <= WORTH_SAYING * seconds_between:
+        return []
+    share = 100 * seconds / seconds_between
+    return [
+        f"A checkpoint will take about {seconds:.0f} s here, {share:.0f} % of the time between two: raise checkpoint.every_minutes."
+    ]

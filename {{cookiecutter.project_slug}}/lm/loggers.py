@@ -1,0 +1,87 @@
+"""Metric loggers that go on where the run goes on: no row is lost, none comes twice."""
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig
+
+
+def build_loggers(group: DictConfig, *, run_id: str, step: int) -> list[Logger]:
+    """Build every logger of the config for a run that goes on after `step` optimizer steps (0: from the beginning).
+
+    What was logged after that step is about to be logged again, so it is taken back.
+    """
+    return [
+        instantiate(entry, **_going_on(entry, run_id, step), _convert_="all") for entry in group.values() if entry is not None
+    ]
+
+
+def _going_on(entry: DictConfig, run_id: str, step: int) -> dict[str, Any]:
+    match entry["_target_"].rpartition(".")[2]:
+        case "CsvLogger":
+            return {"first_step": step}
+        case "TensorBoardLogger":
+            return {"purge_step": step} if step else {}
+        case "WandbLogger":
+            return {"id": run_id, "resume": "allow"}
+    return {}
+
+
+class CsvLogger(Logger):
+    """Appends a row of metrics to `metrics.csv`, flushed at once, so that a killed process has lost none.
+
+    Lightning's CSVLogger deletes the file of an earlier attempt (Lightning #19446), and rewrites it in place whenever a
+    metric appears for the first time. Rows of `first_step` and later are removed: they will come again.
+    """
+
+    def __init__(self, save_dir: str, *, first_step: int = 0) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self.first_step = first_step
+        self._columns: list[str] | None = None
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Nothing: config.yaml has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {"step": 0 if step is None else step, **metrics}
+        if self._columns is None or not row.keys() <= set(self._columns):
+            self._rewrite(row)
+        assert self._columns is not None
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
+
+    def _rewrite(self, row: Mapping[str, Any]) -> None:
+        """Write the file anew, beside and then in its place, with the columns of `row` besides its own."""
+        rows = self._kept() if self.path.is_file() else []
+        names = {name for kept in rows for name in kept} | row.keys()
+        self._columns = ["step", *sorted(names - {"step"})]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_suffix(".tmp")
+        with beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(beside, self.path)
+
+    def _kept(self) -> list[dict[str, str]]:
+        """Return the rows before `first_step`; later rewrites keep all. A row that a full disk cut short is dropped."""
+        with self.path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if None not in row.values()]
+        return rows if self._columns else [row for row in rows if int(row["step"]) < self.first_step]

@@ -1,0 +1,72 @@
+"""What the outside asks of this process: to stop (SIGTERM, SIGINT, a time limit), or to commit now (SIGUSR1).
+
+A handler only notes the wish; training looks at it between two optimizer steps. Before training there is nothing to
+save, so a wish to stop ends the process at once, and a second wish always does.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from lm.errors import Stopped
+
+STARTED = time.monotonic()
+
+
+class Wishes:
+    """The wishes of one process. `training` is true while a loop promises to look at them."""
+
+    def __init__(self) -> None:
+        self.training = False
+        self.stop = ""
+        self.commit = False
+
+    def asked(self, signum: int, frame: FrameType | None = None) -> None:
+        """Handle a signal."""
+        name = signal.Signals(signum).name
+        if name == "SIGUSR1":
+            self.commit = True
+        elif self.stop:
+            os._exit(128 + signum)  # no finally, no atexit: whoever asks twice means now, and commits survive that
+        elif self.training:
+            self.stop = name
+        else:
+            raise Stopped(name, code=128 + signum)
+
+    @property
+    def code(self) -> int:
+        """Exit code of the wish to stop, by the shells' custom; 0 without one."""
+        return 128 + getattr(signal, self.stop, signal.SIGTERM) if self.stop else 0
+
+
+wishes = Wishes()
+
+
+def install() -> None:
+    """Let `wishes` handle the signals. In a thread nothing can be installed, nor does a signal arrive there."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _signals():
+            signal.signal(number, wishes.asked)
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Handle the signals during a run, from before its data are built, and then as they were handled before."""
+    before = {number: signal.getsignal(number) for number in _signals()}
+    wishes.stop, wishes.commit = "", False
+    install()
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _signals() -> list[signal.Signals]:
+    names = ("SIGTERM", "SIGINT", "SIGUSR1")
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGUSR1
