@@ -7,7 +7,6 @@ file, a log of PowerShell's (UTF-16) or of an old Windows program.
 
 import argparse
 import codecs
-import os
 import re
 import sys
 from pathlib import Path
@@ -87,7 +86,7 @@ def main() -> None:
         text, done = repair(args.source.read_bytes())
         beside = out.with_name(f"{out.name}.tmp")
         beside.write_text(text, encoding="utf-8", newline="")  # the line ends stay as they are
-        os.replace(beside, out)
+        beside.replace(out)
     except (OSError, ValueError) as error:
         parser.exit(2, f"{error}\n")
     print(f"{args.source}: {done} -> {out}")

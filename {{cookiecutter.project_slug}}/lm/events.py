@@ -131,7 +131,7 @@ class Summary:
         text = json.dumps(self.values | {"events": dict(self._count)}, indent=1)
         beside.write_text(text + "\n", encoding="utf-8")
         with contextlib.suppress(PermissionError):  # Windows, while a reader has it open: the next flush writes it
-            os.replace(beside, self.path)
+            beside.replace(self.path)
 
 
 _current: EventLog | None = None
@@ -218,7 +218,7 @@ def cut_partial_line(path: Path) -> None:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a file, in constant memory. A line that is not JSON (the last of a killed run) is left out."""
+    """Yield the events of a file, in constant memory. A line that is not JSON (a killed run's last) is left out."""
     bad: list[int] = []
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):

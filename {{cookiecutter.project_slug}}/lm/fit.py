@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from omegaconf import DictConfig
 from transformers import PretrainedConfig
 
+from lm import logs
 from lm.data.datamodule import LmData
 from lm.data.prepare import Recipe, prepare
 from lm.data.show import show
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 def train(cfg: DictConfig) -> float | None:
     """Train, or continue, the run of `cfg`. Returns its validation loss in nats, for sweepers that minimize."""
-    with listening(), opened(cfg) as run:
+    with logs.recording(), listening(), opened(cfg) as run:
         seed_everything(cfg.seed, workers=True, verbose=False)
         config = model_config(cfg.model.config)
         data = load_data(cfg, config)

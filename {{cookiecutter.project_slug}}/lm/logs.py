@@ -158,7 +158,7 @@ def rank() -> int:
 
 
 def beat() -> None:
-    """Say that the run moves: called at every batch. Without the next one for `stall_minutes`, the stacks are dumped."""
+    """Say that the run moves, at every batch. When the next beat does not come, the stacks are dumped."""
     for handler in _files():
         handler.beat()
 
@@ -189,6 +189,7 @@ def adopt() -> None:
         for handler in [h for h in logger.handlers if isinstance(h, logging.StreamHandler)]:
             logger.removeHandler(handler)
         logger.propagate = True
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
 
 
 def link(folder: Path) -> None:
@@ -204,6 +205,10 @@ def link(folder: Path) -> None:
         except OSError:
             with suppress(OSError):
                 shutil.copyfile(source, there)
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in str(record.msg)
 
 
 def _files() -> list[RunFile]:

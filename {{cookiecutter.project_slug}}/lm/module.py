@@ -48,12 +48,17 @@ class LmModule(LightningModule):
         self.guard = Guard()  # without limits; callbacks/nan_guard.py brings its own
         self.mean: Mean | None = None
         self.verdict: Verdict | None = None
+        # Logits (B, T, V) of the last training batch, for a callback that asks: else they would take memory after the step.
+        self.keep_logits = False
+        self.logits: Tensor | None = None
         self._window = LossWindow(nominal_labels)
         self._gate: StepGate | None = None
         self._training_loss = torch.compile(self._sums, dynamic=False) if compiled else self._sums
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        return self._window.add(*self._training_loss(batch))
+        total, labels, logits = self._training_loss(batch)
+        self.logits = logits if self.keep_logits else None
+        return self._window.add(total, labels)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None) -> None:
         assert optimizer_closure is not None
@@ -83,7 +88,8 @@ class LmModule(LightningModule):
         self._val = torch.zeros(2, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        self._val += torch.stack(self._sums(batch)).to(self._val)
+        total, valid, _ = self._sums(batch)
+        self._val += torch.stack((total, valid)).to(self._val)
 
     def on_validation_epoch_end(self) -> None:
         total, valid = self.all_gather(self._val).reshape(-1, 2).sum(dim=0)
@@ -103,9 +109,10 @@ class LmModule(LightningModule):
         plugin = self.trainer.precision_plugin
         return plugin.loss_scale if isinstance(plugin, FallbackPrecision) else None
 
-    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         logits = self.model(input_ids=batch["input_ids"], attention_mask=batch.get("attention_mask"), use_cache=False).logits
-        return loss_sums(logits, batch["labels"])
+        # Detached here: an output that could be differentiated would cost the compiled backward a tensor of zeros this size.
+        return *loss_sums(logits, batch["labels"]), logits.detach()
 
 
 def loss_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,145 @@
+"""What there is to know about a training step, computed on the device as one short tensor, and explained on the host.
+
+Each pair does half of it: a function that queues the computation and waits for nothing, and one that turns the numbers,
+once they are on the host, into the `data` of an event. B rows, T positions, V vocabulary, P parameter tensors.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lm.data.windows import NO_LABEL
+
+Decode = Callable[[list[int]], str]
+# Of a larger parameter, this many elements spread over it stand for it: a copy of the weights would cost their memory.
+MOST_SAMPLED = 65_536
+
+
+def predictions(logits: Tensor, labels: Tensor, show: int) -> Tensor:
+    """Return [correct, valid, `show` predicted ids, `show` expected ids] of logits (B, T, V) and labels (B, T).
+
+    The ids shown begin with the first row's first label; ids below 2**24 are exact in float32.
+    """
+    targets = labels[:, 1:]  # (B, T-1): position t predicts t+1
+    predicted = logits[:, :-1].argmax(dim=-1)  # (B, T-1)
+    valid = targets != NO_LABEL
+    correct = (predicted == targets) & valid
+    show = min(show, targets.shape[1])
+    first = valid[0].int().argmax().clamp(max=targets.shape[1] - show)
+    shown = first + torch.arange(show, device=labels.device)
+    counts = torch.stack((correct.sum(), valid.sum()))
+    return torch.cat((counts, predicted[0, shown], targets[0, shown])).float()
+
+
+def explain_predictions(numbers: list[float], decode: Decode) -> dict[str, Any]:
+    correct, valid, *ids = numbers
+    half = len(ids) // 2
+    pairs = [(int(p), int(t)) for p, t in zip(ids[:half], ids[half:], strict=True) if t != NO_LABEL]
+    predicted, expected = [p for p, _ in pairs], [t for _, t in pairs]
+    return {
+        "accuracy": correct / max(valid, 1),
+        "predicted": {"ids": predicted, "text": decode(predicted)},
+        "expected": {"ids": expected, "text": decode(expected)},
+    }
+
+
+def label_range(input_ids: Tensor, labels: Tensor) -> Tensor:
+    """Return [smallest label, largest label, smallest input, largest input, valid labels] of a batch."""
+    valid = labels != NO_LABEL
+    low = torch.where(valid, labels, labels.new_full((), 2**24)).min()
+    high = torch.where(valid, labels, labels.new_full((), -1)).max()
+    return torch.stack((low, high, input_ids.min(), input_ids.max(), valid.sum())).float()
+
+
+def explain_label_range(numbers: list[float], vocabulary: int, total: int) -> dict[str, Any]:
+    low, high, input_low, input_high, valid = map(int, numbers)
+    in_range = input_low >= 0 and input_high < vocabulary and (valid == 0 or (low >= 0 and high < vocabulary))
+    return {
+        "vocabulary": vocabulary,
+        "label_min": low if valid else None,
+        "label_max": high if valid else None,
+        "input_min": input_low,
+        "input_max": input_high,
+        "valid_tokens": valid,
+        "ignored_tokens": total - valid,
+        "ok": in_range and valid > 0,
+    }
+
+
+def gradient_norms(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Return the norm of each parameter's gradient (P,); -1 where it has none."""
+    with_gradient = [p.grad.detach() for p in parameters if p.grad is not None]
+    norms = iter(torch._foreach_norm(with_gradient)) if with_gradient else iter(())
+    none = torch.full((), -1.0, device=parameters[0].device)
+    return torch.stack([none if p.grad is None else next(norms).float() for p in parameters])
+
+
+def explain_gradients(norms: list[float], names: Sequence[str], top: int) -> dict[str, Any]:
+    there = [norm for norm in norms if norm != -1.0]
+    modules: dict[str, float] = {}
+    for name, norm in zip(names, norms, strict=True):
+        if norm != -1.0:
+            module = module_of(name)
+            modules[module] = math.hypot(modules.get(module, 0.0), norm)
+    return {
+        "norm": math.hypot(*there),
+        "max": max(there, default=0.0),
+        "min": min(there, default=0.0),
+        "parameters": len(norms),
+        "with_gradient": len(there),
+        "zero": there.count(0.0),
+        "top": largest(modules, top),
+    }
+
+
+class Weights:
+    """A sample of every parameter before a step, to see what the step did to them."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = parameters
+        self.before = [sample.clone() for sample in self._samples()]
+
+    def changes(self) -> Tensor:
+        """Return [norm of the change (P), norm before (P)] of the samples, as one tensor (2 P)."""
+        changed = torch._foreach_norm(torch._foreach_sub(self._samples(), self.before))
+        return torch.stack([norm.float() for norm in (*changed, *torch._foreach_norm(self.before))])
+
+    def _samples(self) -> list[Tensor]:
+        flat = [p.detach().flatten() for p in self.parameters]
+        # An odd stride walks through all columns of a matrix whose width is a power of two.
+        return [f[:: math.ceil(len(f) / MOST_SAMPLED) | 1] for f in flat]
+
+
+def explain_changes(numbers: list[float], names: Sequence[str], top: int) -> dict[str, Any]:
+    changed, before = numbers[: len(names)], numbers[len(names) :]
+    # A parameter that was all zero has no relative change.
+    relative = {n: c / b for n, c, b in zip(names, changed, before, strict=True) if b > 0 and math.isfinite(c)}
+    modules: dict[str, float] = {}
+    for name, change in relative.items():
+        modules[module_of(name)] = max(change, modules.get(module_of(name), 0.0))
+    return {
+        "parameters": len(names),
+        "changed": sum(change > 0 for change in changed),
+        "top": largest(relative, top),
+        "modules": rounded(modules),
+    }
+
+
+def largest(values: dict[str, float], count: int) -> dict[str, float]:
+    """Return the `count` largest of named values, largest first; a NaN counts as larger than all."""
+    ranked = sorted(values.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1], reverse=True)
+    return rounded(dict(ranked[:count]))
+
+
+def rounded(values: dict[str, float]) -> dict[str, float]:
+    """Return values with 6 digits, as many as a norm in float32 has, for shorter lines."""
+    return {name: float(f"{value:.6g}") for name, value in values.items()}
+
+
+def module_of(name: str) -> str:
+    """Return the module of a parameter, without what wrapping and compiling put in its name."""
+    wrappers = ("_orig_mod", "_checkpoint_wrapped_module", "module", "model")
+    return ".".join(part for part in name.split(".")[:-1] if part not in wrappers) or name
