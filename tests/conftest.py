@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +10,8 @@ from pathlib import Path
 import pytest
 from cookiecutter.main import cookiecutter
 
-ROOT = Path(__file__).parents[1]
+from copy_template import ROOT, copy_template
+
 FOLDER = "{{cookiecutter.project_slug}}"
 ANSWERS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
 QUESTIONS = [key for key in ANSWERS if not key.startswith("_")]
@@ -72,12 +72,7 @@ def nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A git repository with the template's files, tagged v1."""
     copy = tmp_path_factory.mktemp("origin") / "cookiecutter-lightning-lm.git"  # a URL needs "git" in it
-    known = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout
-    for name in filter(None, known.split("\0")):
-        source, target = ROOT / name, copy / name
-        if source.is_symlink() or source.is_file():  # not what was deleted but is still in the index
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target, follow_symlinks=False)
+    copy_template(copy)
     run("git", "init", "--quiet", "--initial-branch=main", cwd=copy)
     run("git", "add", "--all", cwd=copy)
     run("git", "commit", "--quiet", "--message=v1", cwd=copy)

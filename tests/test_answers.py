@@ -10,6 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from conftest import ANSWERS, FOLDER, QUESTIONS, ROOT, Bake, run
+from copy_template import known_files
 
 PYTHON_VERSION = "{{'.python-version'}}"  # pyenv would read .python-version in the template folder, and stop there
 RENDERED = {"LICENSE", "README.md", "pyproject.toml", ".python-version"}
@@ -23,8 +24,7 @@ LICENCES = {
 
 def template_files() -> list[str]:
     """Return the names of the project folder's files as they lie in the template."""
-    known = run("git", "ls-files", "--cached", "--others", "--exclude-standard", FOLDER, cwd=ROOT).stdout.splitlines()
-    return [name for name in known if (ROOT / name).is_file()]
+    return [name.as_posix() for name in known_files() if name.parts[0] == FOLDER]
 
 
 def test_six_questions_and_a_computed_slug_each_with_a_text() -> None:

@@ -1,0 +1,11 @@
+"""The floors of lm/, as pyproject.toml draws them under [tool.importlinter]."""
+
+from pathlib import Path
+
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
+
+
+def test_every_import_goes_down_a_floor() -> None:
+    assert lint_imports(config_filename=str(PYPROJECT), no_cache=True) == EXIT_STATUS_SUCCESS
