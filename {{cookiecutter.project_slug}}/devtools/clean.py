@@ -1,7 +1,7 @@
 """Clear what debug runs have left: python devtools/clean.py [--outputs] [--prepared] [--datasets] [--all]
 
-Without a flag, outputs, prepared data and Hugging Face's prepared data sets. --all takes the downloads of isolated runs,
-too. Only folders below devtools/temp_debug/ are ever touched, and none that a debug run is using.
+Without a flag, outputs, prepared data and Hugging Face's prepared data sets; --all takes the downloads of isolated runs
+as well. Only folders below devtools/temp_debug/ are ever touched, and none that a debug run is using.
 """
 
 import argparse

@@ -10,8 +10,6 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from lm.env import Value
-
 # Each moves a part of HF_HOME away from it.
 PARTS = (
     "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ASSETS_CACHE", "HUGGINGFACE_ASSETS_CACHE",
@@ -37,13 +35,13 @@ def token(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get("HF_TOKEN_PATH") or home(environ) / "token").expanduser()
 
 
-def isolated(folder: Path, environ: Mapping[str, str] = os.environ) -> dict[str, Value]:
+def isolated(folder: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str | None]:
     """Return the variables that move every cache below `folder`, while the login stays where it is."""
     return {**dict.fromkeys(PARTS), "HF_HOME": str(folder), "HF_TOKEN_PATH": str(token(environ))}
 
 
 def dangling_links(environ: Mapping[str, str] = os.environ) -> Iterator[Path]:
-    """Yield links in the folder of downloads whose file is gone: a cache cleared by hand, or in the middle of a download.
+    """Yield links in the folder of downloads whose file is gone, as when a cache was cleared by hand.
 
     huggingface_hub takes such a file for absent. It downloads it again, or, offline, says that it is not cached.
     """
@@ -66,6 +64,6 @@ def complaints(environ: Mapping[str, str] = os.environ) -> Iterator[tuple[str, s
     default = home({name: value for name, value in environ.items() if name != "HF_HOME"}) / "token"
     if not environ.get("HF_TOKEN") and not token(environ).exists() and default.exists():
         yield (
-            f"HF_HOME or HF_TOKEN_PATH moved the login: it is looked for in {token(environ)}, and you logged in to {default}.",
+            f"HF_HOME or HF_TOKEN_PATH moved the login: it is looked for in {token(environ)} and lies in {default}.",
             f"Set HF_TOKEN_PATH={default}",
         )

@@ -57,7 +57,7 @@ def enter(*, clear: bool, root: Path = ROOT) -> Path:
 
 
 def clear_unused(parts: Iterable[str], root: Path = ROOT) -> Iterator[str]:
-    """Remove `parts` of every folder that no run holds, and yield a sentence for each that was removed or left alone."""
+    """Remove `parts` of every folder that no run holds. Yields what was removed and what was left alone."""
     if not root.exists():
         return
     for folder in sorted(path for path in root.iterdir() if path.name.isdecimal()):

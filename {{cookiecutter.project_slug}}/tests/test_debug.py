@@ -1,5 +1,6 @@
 """The debug presets and debug.py: what they change, what they leave on, and that they combine."""
 
+import csv
 import subprocess
 from collections.abc import Callable
 from itertools import permutations
@@ -98,3 +99,13 @@ def test_a_typo_in_a_preset_names_the_nearest(command: Command) -> None:
     done = command("debug.py", "+debug=overfitt")
     assert done.returncode == 2
     assert "overfit" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_overfit_trains_on_the_same_windows_every_epoch(train: Callable[..., Path]) -> None:
+    """The words of the corpus are random, so that a loss below a nat can only come from seeing the same ones again."""
+    folder = train(
+        "trainer.overfit_batches=1", "trainer.max_steps=40", "optimizer.lr=1e-2", "trainer.log_every_n_steps=1"
+    )
+    rows = csv.DictReader((folder / "metrics.csv").read_text(encoding="utf-8").splitlines())
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert losses[-1] < 1.0 < losses[0]

@@ -1,7 +1,6 @@
 """The data of a run as Lightning asks for them, and the cursor that says where the run is in them."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -50,7 +49,9 @@ class LmData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        order = TrainingOrder(len(self.train_windows), self.batch_size, self.seed, lambda: self.consumed, rank, world)
+        order = TrainingOrder(
+            self._trained_windows(world), self.batch_size, self.seed, lambda: self.consumed, rank, world
+        )
         return self._loader(self.train_windows, batch_sampler=order)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -58,6 +59,15 @@ class LmData(LightningDataModule):
         mine = range(rank, len(self.val_windows), world)
         batches = [list(mine[start : start + self.batch_size]) for start in range(0, len(mine), self.batch_size)]
         return self._loader(self.val_windows, batch_sampler=batches)
+
+    def _trained_windows(self, world: int) -> int:
+        """Return how many windows an epoch draws from: all, or the first few of `trainer.overfit_batches`.
+
+        Lightning would cut each epoch's order off after so many batches, and each epoch's order has others in front.
+        """
+        size, overfit = len(self.train_windows), self.trainer.overfit_batches if self.trainer else 0
+        batch = self.batch_size * world
+        return min(size, max(batch, int(overfit * (batch if isinstance(overfit, int) else size)))) if overfit else size
 
     def _loader(self, windows: Windows, batch_sampler: Any) -> DataLoader[Any]:
         return DataLoader(
