@@ -23,7 +23,6 @@ MISTAKES = {
     "trainer.max_step=3": "Did you mean trainer.max_steps?",
     "+experiment=typo": "The choices in conf/experiment/ are",
     "+debug=cpuu": "Did you mean cpu?",
-    "debug=cpu": "type +debug=",
     "+seed=1": "without the +",
     "optimizer.lr=abc": "optimizer.lr=abc is not a number",
     "seed=one": "seed=one is not a whole number",

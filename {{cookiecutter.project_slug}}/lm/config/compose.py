@@ -42,7 +42,7 @@ def forgive(overrides: Sequence[str]) -> Iterator[str]:
         if key in arguments:
             yield f"++{override}"
         elif key in ("debug", "+debug"):
-            yield f"+debug={','.join(_on_default(choice) for choice in _choices(value))}"
+            yield f"+debug={','.join(_on_default(choice) for choice in _alternatives(value))}"
         else:
             yield override
 
@@ -52,7 +52,7 @@ def _on_default(choice: str) -> str:
     return f"[{','.join(['default', *(name for name in names if name and name != 'default')])}]"
 
 
-def _choices(value: str) -> list[str]:
+def _alternatives(value: str) -> list[str]:
     """`mps` is one choice, `[mps,overfit]` is one, too, and `mps,cpu` are two jobs of a multirun."""
     return re.findall(r"\[[^\]]*\]|[^,\[\]]+", value) or [value]
 
@@ -89,6 +89,11 @@ def groups() -> list[str]:
     return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
 
 
+def choices(group: str) -> list[str]:
+    """Return the names that `GROUP=` takes."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml") if file.stem != "base")
+
+
 def nearest(name: str, names: Sequence[str]) -> str:
     """Return ` Did you mean x?` for the nearest of `names`, or nothing where none is near."""
     by_last = {candidate.rpartition(".")[2]: candidate for candidate in reversed(names)}
@@ -98,13 +103,12 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 
 def _missing(error: MissingConfigException) -> str:
-    wanted = str(error.missing_cfg_file or "")
-    group, _, choice = wanted.rpartition("/")
-    options = sorted(set(error.options or []) - {"base"})
-    if group and options:
+    group, _, choice = str(error.missing_cfg_file or "").rpartition("/")
+    options = choices(group) if group in groups() else []
+    if options:
         guess = nearest(choice, options)
         return f"There is no {group}={choice}.{guess} The choices in conf/{group}/ are {', '.join(options)}."
-    return _first_line(error).rstrip(".") + "." + nearest(wanted, groups())
+    return _first_line(error).rstrip(".") + "." + nearest(str(error.missing_cfg_file), groups())
 
 
 def _composition(error: Exception) -> str:

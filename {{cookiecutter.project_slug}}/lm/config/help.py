@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from textwrap import fill
 
 from lm.config import schema
-from lm.config.compose import CONF, groups
+from lm.config.compose import choices, groups
 
 USAGE = """Train, or continue: the same command continues its own run.
 
@@ -32,8 +32,7 @@ def help_page() -> str:
 
 def _choices() -> Iterator[str]:
     for group in groups():
-        names = sorted(file.stem for file in (CONF / group).glob("*.yaml") if file.stem != "base")
-        yield fill(", ".join(names), 100, initial_indent=f"  {group:<12}", subsequent_indent=" " * 14)
+        yield fill(", ".join(choices(group)), 100, initial_indent=f"  {group:<12}", subsequent_indent=" " * 14)
 
 
 def _keys() -> Iterator[str]:
