@@ -6,6 +6,7 @@ at a crash of the interpreter, at `kill -USR2 PID`, and when no `beat()` came fo
 """
 
 import faulthandler
+import functools
 import logging
 import logging.handlers
 import math
@@ -20,9 +21,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # In this order: titles and hyperlinks (OSC) and other strings with their payload, colours and cursor moves (CSI), the
 # rest. An OSC that is never closed ends with its line, so that it cannot swallow the text below it.
@@ -139,13 +143,20 @@ def console() -> logging.Handler:
     if rank():
         return logging.NullHandler()
     if sys.stderr.isatty():
-        from rich.console import Console
         from rich.logging import RichHandler
 
-        return RichHandler(console=Console(stderr=True), show_path=False, log_time_format="[%H:%M:%S]")
+        return RichHandler(console=terminal(), show_path=False, log_time_format="[%H:%M:%S]")
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     return handler
+
+
+@functools.cache
+def terminal() -> "Console":
+    """Return the one Rich console of the process: a progress bar moves out of the way of its own console only."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def rank() -> int:

@@ -1,6 +1,7 @@
 """Text from a model, token by token, with transformers' own key-value cache."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -69,13 +70,30 @@ def pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
         yield rest
 
 
-def continuation(model: PreTrainedModel, tokenizer: Tokenizer, prompt: str, *, max_tokens: int, context: int, seed: int = 0) -> str:
-    """Return `prompt` and what the model says next, with the model put back into the mode it was in."""
-    training = model.training
+def continuation(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    max_tokens: int,
+    context: int,
+    temperature: float = 0.8,
+    top_k: int | None = 50,
+    seed: int = 0,
+) -> str:
+    """Return `prompt` and what the model says next, with every module put back into the mode it was in."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
+    how: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "context": context,
+        "temperature": temperature,
+        "top_k": top_k,
+        "seed": seed,
+    }
     try:
-        stop = tokenizer.token_to_id(END_OF_TEXT)
-        ids = sample(model, tokenizer.encode(prompt).ids, max_tokens=max_tokens, context=context, seed=seed, stop=stop)
+        ids = sample(model, tokenizer.encode(prompt).ids, stop=tokenizer.token_to_id(END_OF_TEXT), **how)
         return prompt + "".join(pieces(tokenizer, ids))
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True

@@ -6,8 +6,9 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lm.logs import terminal
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ class Progress(ProgressBar):
         super().__init__()
         self.every_seconds = every_seconds
         self.refresh_seconds = refresh_seconds
-        self._console = Console(stderr=True)
+        self._console = terminal()
         self._bar: Bar | None = None
         self._task = TaskID(0)
         self._enabled = True
