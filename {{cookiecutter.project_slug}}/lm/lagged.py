@@ -29,11 +29,9 @@ class Lagged:
         """Queue a fresh 1-D tensor: on the CPU it is kept, not copied."""
         arrived = None
         if values.is_cuda:
-            values, device = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True), (
-                values.device
-            )
-            arrived = torch.cuda.Event()
-            arrived.record(torch.cuda.current_stream(device))
+            stream = torch.cuda.current_stream(values.device)
+            values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+            arrived = stream.record_event()
         self._pending.append((step, values, arrived))
 
     def ready(self, step: int) -> Iterator[Record]:

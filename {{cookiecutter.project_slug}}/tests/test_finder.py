@@ -177,4 +177,13 @@ def test_a_debugger_is_called_once_inside_the_module():
 
 def test_description_ignores_what_is_not_finite():
     text = describe(torch.tensor([1.0, 3.0, math.nan, -math.inf]))
-    assert text == {"shape": [4], "dtype": "float32", "nan": 1, "inf": 1, "min": 1.0, "max": 3.0, "mean": 2.0, "std": 1.0}
+    assert text == {
+        "shape": [4],
+        "dtype": "float32",
+        "nan": 1,
+        "inf": 1,
+        "min": 1.0,
+        "max": 3.0,
+        "mean": 2.0,
+        "std": 1.0,
+    }

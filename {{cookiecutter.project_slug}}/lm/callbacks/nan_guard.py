@@ -10,7 +10,6 @@ from lightning.pytorch import Callback, Trainer
 from lm import events
 from lm.guard import Guard
 from lm.lagged import Lagged
-from lm.module import Batch, LmModule
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +21,7 @@ class NanGuard(Callback):
 
     max_grad_norm: longer gradients are shortened to this norm. skip_above: a step whose norm before that is larger, or
     not finite, is skipped; or "adaptive": `sigmas` standard deviations of the log-norm above its running mean.
+    The module is an LmModule: it has `guard`, and `verdict` and `mean` of its last optimizer step.
     """
 
     def __init__(self, max_grad_norm: float = 1.0, skip_above: float | str = 100.0, sigmas: float = 6.0) -> None:
@@ -30,15 +30,13 @@ class NanGuard(Callback):
         self._reports = Lagged(LAG)
         self._step = 0
 
-    def setup(self, trainer: Trainer, pl_module: LmModule, stage: str) -> None:  # type: ignore[override]
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         pl_module.guard = self.guard
 
-    def on_train_start(self, trainer: Trainer, pl_module: LmModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._step = trainer.global_step
 
-    def on_train_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: LmModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self._step:
             return  # in the middle of an accumulation window
         self._step = trainer.global_step
@@ -51,7 +49,7 @@ class NanGuard(Callback):
         if self.skipped > before:
             pl_module.log("skipped_steps", float(self.skipped))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LmModule) -> None:  # type: ignore[override]
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         for step, values in self._reports.ready(self._step + LAG):
             self._report(step, *values)
 
@@ -60,7 +58,9 @@ class NanGuard(Callback):
             return
         self.skipped += 1
         reason = "not finite" if not math.isfinite(norm) else f"above the limit of {limit:.4g}"
-        log.warning("Step %d was skipped: its gradient norm, %.4g, is %s. The weights are as before.", step, norm, reason)
+        log.warning(
+            "Step %d was skipped: its gradient norm, %.4g, is %s. The weights are as before.", step, norm, reason
+        )
         facts = {"norm": norm, "limit": limit, "loss": loss, "skipped": self.skipped}
         events.emit("nan_skip", step, facts, warning=True)
 

@@ -1,15 +1,19 @@
 """The data of a run as Lightning asks for them, and the cursor that says where the run is in them."""
 
 import functools
+import logging
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from torch import Generator
+from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
+from lm.data.inspect import Inspector
 from lm.data.order import TrainingOrder
 from lm.data.prepare import Prepared
 from lm.data.windows import Windows, collate
+
+log = logging.getLogger(__name__)
 
 
 class LmData(LightningDataModule):
@@ -28,6 +32,23 @@ class LmData(LightningDataModule):
         self.train_windows = Windows(prepared.tokens("train"), prepared.dtype, context)
         self.val_windows = Windows(prepared.tokens("val"), prepared.dtype, context, keep_last=True)
         self._restored = 0
+        self._inspector: Inspector | None = None
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.trainer is not None:
+            model: Any = self.trainer.lightning_module.model
+            self._inspector = Inspector(model.config.vocab_size)
+
+    def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        # In this process and not in collate: one message for all workers, and an error without a worker's traceback.
+        if self._inspector and self.trainer is not None and self.trainer.training:
+            self._inspector.look(batch, self.trainer.global_step)
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        if self._inspector and self._inspector.rows_without_label:
+            log.warning("%d rows without a label were trained on.", self._inspector.rows_without_label)
+        self._inspector = None
 
     @property
     def consumed(self) -> int:
