@@ -109,8 +109,14 @@ class LmModule(LightningModule):
         plugin = self.trainer.precision_plugin
         return plugin.loss_scale if isinstance(plugin, FallbackPrecision) else None
 
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the logits (B, T, V) of a batch."""
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch.get("attention_mask")}
+        logits: Tensor = self.model(**inputs, use_cache=False).logits
+        return logits
+
     def _sums(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        logits = self.model(input_ids=batch["input_ids"], attention_mask=batch.get("attention_mask"), use_cache=False).logits
+        logits = self(batch)
         # Detached here: an output that could be differentiated would cost the compiled backward a tensor of zeros this size.
         return *loss_sums(logits, batch["labels"]), logits.detach()
 

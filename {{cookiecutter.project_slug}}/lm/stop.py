@@ -18,18 +18,18 @@ STARTED = time.monotonic()
 
 
 class Wishes:
-    """The wishes of one process. `training` is true while a loop promises to look at them."""
+    """The wishes of one process, each with its reason. `training` is true while a loop promises to look at them."""
 
     def __init__(self) -> None:
         self.training = False
         self.stop = ""
-        self.commit = False
+        self.commit = ""
 
     def asked(self, signum: int, frame: FrameType | None = None) -> None:
         """Handle a signal."""
         name = signal.Signals(signum).name
         if name == "SIGUSR1":
-            self.commit = True
+            self.commit = name
         elif self.stop:
             os._exit(128 + signum)  # no finally, no atexit: whoever asks twice means now, and commits survive that
         elif self.training:
@@ -57,7 +57,7 @@ def install() -> None:
 def listening() -> Iterator[None]:
     """Handle the signals during a run, from before its data are built, and then as they were handled before."""
     before = {number: signal.getsignal(number) for number in _signals()}
-    wishes.stop, wishes.commit = "", False
+    wishes.stop, wishes.commit = "", ""
     install()
     try:
         yield

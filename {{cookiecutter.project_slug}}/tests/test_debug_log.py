@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from lm import events
 from lm.data import windows
+from lm.errors import UserError
 
 OFTEN = ("callbacks.debug_log.every_n_steps=2", "callbacks.debug_log.gradients_every_n_steps=3")
 
@@ -96,17 +97,16 @@ def test_turned_off_it_leaves_nothing(train: Callable[..., Path]) -> None:
 
 
 def test_labels_beyond_the_vocabulary_are_said_before_they_crash(
-    train: Callable[..., Path], tmp_path: Path, monkeypatch, caplog
+    train: Callable[..., Path], tmp_path: Path, monkeypatch
 ) -> None:
     good = windows.collate
     monkeypatch.setattr(
         "lm.data.datamodule.collate", lambda rows, batch_size: {k: v + 1000 for k, v in good(rows, batch_size).items()}
     )
-    with pytest.raises(IndexError):
+    with pytest.raises(UserError, match="the model's vocabulary has 300 tokens"):
         train("run.name=bad")
     (check,) = of_type(tmp_path / "runs" / "bad", "data_sanity_check")
-    assert check["warning"] and check["data"]["label_max"] >= 1000 and check["data"]["vocabulary"] == 300
-    assert "outside the vocabulary" in caplog.text
+    assert check["warning"] and check["data"]["id"] >= 1000 and check["data"]["vocabulary"] == 300
 
 
 def test_a_crash_in_a_users_callback_is_the_last_thing_in_both_logs(

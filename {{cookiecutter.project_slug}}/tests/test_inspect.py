@@ -19,7 +19,8 @@ MASKED = batch([[5, 6, -100, 6], [9, -100, -100, -100]])
 def test_composition_counts_after_the_shift():
     assert composition(MASKED) == {
         "rows": 2, "positions": 4, "ids": [0, 9], "labels": [5, 9], "distinct_labels": 3,
-        "common_labels": {6: 2, 5: 1, 9: 1}, "without_label": 4, "valid": 2, "rows_without_label": 1, "padding_share": None,
+        "common_labels": {6: 2, 5: 1, 9: 1}, "without_label": 4, "valid": 2,
+        "rows_without_label": 1, "padding_share": None,
     }  # fmt: skip
 
 

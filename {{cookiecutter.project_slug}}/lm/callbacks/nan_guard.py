@@ -1,73 +1,191 @@
-"""Skips bad optimizer steps and says so. Looks at each step two steps later, when that costs no wait."""
+"""Skips bad optimizer steps, keeps the evidence, and acts when they come in a row. Looks at each step two steps later,
+when that costs no wait; only a bad step costs more."""
 
 import logging
 import math
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from lm import events
+from lm import events, incident, stop
+from lm.callbacks.nan_evidence import Memory, facts_about, weights_finite, why
+from lm.callbacks.nan_rollback import roll_back
+from lm.checkpoint.keep import pin
+from lm.checkpoint.rollback import anchors, usable
+from lm.errors import UserError
 from lm.guard import Guard
-from lm.lagged import Lagged
+from lm.incident import Batch
+from lm.lagged import Lagged, Record
+from lm.policy import Action, Policy
+from lm.ranks import highest
 
 log = logging.getLogger(__name__)
 
 LAG = 2  # optimizer steps between a step and its report
+REPLAYABLE = 3  # bundles whose commit is kept, so that a replay need not start from the beginning
 
 
 class NanGuard(Callback):
-    """Gives the module its guard, and reports what that has skipped: a line, an event, a metric.
+    """Gives the module its guard, reports what that has skipped, and follows a policy.
 
-    max_grad_norm: longer gradients are shortened to this norm. skip_above: a step whose norm before that is larger, or
-    not finite, is skipped; or "adaptive": `sigmas` standard deviations of the log-norm above its running mean.
+    max_grad_norm, skip_above, sigmas: see lm.guard.Guard; patience, forgive, max_rollbacks: see lm.policy.Policy.
+    good_after: steps after which a commit counts as good. max_bundles: after so many, skipped steps are only counted.
     The module is an LmModule: it has `guard`, and `verdict` and `mean` of its last optimizer step.
     """
 
-    def __init__(self, max_grad_norm: float = 1.0, skip_above: float | str = 100.0, sigmas: float = 6.0) -> None:
+    def __init__(
+        self,
+        *,
+        max_grad_norm: float = 1.0,
+        skip_above: float | str = 100.0,
+        sigmas: float = 6.0,
+        patience: int = 3,
+        forgive: float = 0.1,
+        good_after: int = 100,
+        max_rollbacks: int = 3,
+        max_bundles: int = 20,
+    ) -> None:
         self.guard = Guard(max_grad_norm, skip_above, sigmas)
+        self.policy = Policy(patience, forgive, max_rollbacks)
+        self.good_after = good_after
+        self.max_bundles = max_bundles
         self.skipped = 0
         self._reports = Lagged(LAG)
+        self._memory = Memory(LAG + 1)
         self._step = 0
+        self._pinned: list[str] = []
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         pl_module.guard = self.guard
+        self._run = Path(trainer.default_root_dir)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+        self._memory.add(trainer.global_step + 1, batch, trainer.strategy.root_device)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if trainer.global_step == self._step:
             return  # in the middle of an accumulation window
         self._step = trainer.global_step
         verdict, mean = pl_module.verdict, pl_module.mean
-        assert verdict is not None and mean is not None
         self._reports.push(self._step, torch.stack([verdict.norm, verdict.limit, verdict.skip.float(), mean.loss]))
-        before = self.skipped
-        for step, values in self._reports.ready(self._step):
-            self._report(step, *values)
-        if self.skipped > before:
-            pl_module.log("skipped_steps", float(self.skipped))
+        for record in self._reports.ready(self._step):
+            self._judge(trainer, pl_module, record)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        for step, values in self._reports.ready(self._step + LAG):
-            self._report(step, *values)
+        for record in self._reports.ready(self._step + LAG):
+            if record.values[2]:
+                self._report(trainer, pl_module, record)  # too late to act
 
-    def _report(self, step: int, norm: float, limit: float, skip: float, loss: float) -> None:
-        if not skip:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Pin what a rollback or a replay needs, before the commit that is being made pushes it out."""
+        if not trainer.is_global_zero:
             return
+        found = usable(self._run)
+        for_replay = {incident.read_facts(folder)["commit"] for folder in incident.newest(self._run, REPLAYABLE)}
+        first_bad = self.policy.first_bad or trainer.global_step - LAG + 1  # the oldest step not yet reported
+        for_rollback = {c.path.name for c in anchors(found, first_bad=first_bad, good_after=self.good_after)}
+        for commit in found:
+            name = commit.path.name
+            wanted = name in for_replay | for_rollback
+            if wanted or name in self._pinned:  # a pin that someone set by hand is theirs to remove
+                pin(commit, keep=wanted)
+        self._pinned = sorted((for_replay | for_rollback) - {None})
+
+    def _judge(self, trainer: Trainer, module: Any, record: Record) -> None:
+        norm, _, skip, _ = record.values
+        if not skip:
+            self.policy.good()
+            return
+        self._report(trainer, module, record)
+        module.log("skipped_steps", float(self.skipped))
+        finite = math.isfinite(norm) or not highest(not weights_finite(module), trainer)
+        plugin: Any = trainer.precision_plugin
+        can_fall_back = getattr(plugin, "loss_scale", None) is not None
+        action = self.policy.bad(record.step, weights_finite=finite, can_fall_back=can_fall_back)
+        if action is Action.FALL_BACK:
+            plugin.fall_back()
+            log.warning("fp16 overflowed %d steps: going on in %s.", self.policy.patience, plugin.precision)
+            events.emit("precision_fallback", self._step, {"to": plugin.precision}, warning=True)
+        elif action is Action.ROLL_BACK:
+            self._roll_back(trainer, module, "a weight is not finite" if not finite else "too many bad steps")
+        elif action is Action.STOP:
+            raise self._given_up(f"after {self.policy.rollbacks} rollbacks its steps are still bad")
+        if action is not Action.GO_ON:
+            self.policy.acted(action)
+            # What is still under way was computed before this action, and says nothing about it.
+            self._reports.clear()
+
+    def _report(self, trainer: Trainer, module: Any, record: Record) -> None:
         self.skipped += 1
-        reason = "not finite" if not math.isfinite(norm) else f"above the limit of {limit:.4g}"
-        log.warning(
-            "Step %d was skipped: its gradient norm, %.4g, is %s. The weights are as before.", step, norm, reason
-        )
+        norm, limit, _, loss = record.values
+        reason = why(norm, limit)
         facts = {"norm": norm, "limit": limit, "loss": loss, "skipped": self.skipped}
-        events.emit("nan_skip", step, facts, warning=True)
+        bundle = self._keep_evidence(trainer, module, record.step, {**facts, "reason": reason})
+        events.emit("nan_skip", record.step, {**facts, "bundle": bundle and bundle.as_posix()}, warning=True)
+        if bundle:
+            log.warning(
+                "Step %d was skipped: its gradient norm %s. The weights are as before. See why: python -m lm.replay %s",
+                *(record.step, reason, bundle.as_posix()),
+            )
+
+    def _keep_evidence(self, trainer: Trainer, module: Any, step: int, facts: dict[str, Any]) -> Path | None:
+        known = self._memory.recall(step)
+        if known is None or self.skipped > self.max_bundles:
+            return None
+        folder = incident.folder_of(self._run, step)
+        precision = trainer.precision_plugin.precision
+        facts |= {"schema": 1, "step": step, "rank": trainer.global_rank, "world_size": trainer.world_size}
+        facts |= {"precision": precision, "commit": self._commit_before(step), **facts_about(known, module)}
+        tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        try:
+            incident.write(folder, facts, known.batches, known.rng, tokenizer, rank=trainer.global_rank)
+        except OSError as error:  # a full disk must not end the training that the guard is there to save
+            log.error("The evidence of step %d could not be written (%s).", step, error)
+            return None
+        return folder
+
+    def _commit_before(self, step: int) -> str | None:
+        found = [commit for commit in usable(self._run) if commit.step < step]
+        return found[-1].path.name if found else None
+
+    def _roll_back(self, trainer: Trainer, module: Any, reason: str) -> None:
+        first_bad = self.policy.first_bad
+        assert first_bad is not None
+        done = roll_back(trainer, module, first_bad=first_bad, good_after=self.good_after)
+        if done is None:
+            raise self._given_up(f"{reason}, and there is no checkpoint from before step {first_bad} to go back to")
+        self._memory.clear()
+        stop.wishes.commit = "rollback"
+        log.warning(
+            "%s since step %d: weights and moments are those of step %d again. The data go on; micro-batches %d to %d "
+            "are skipped (skips.jsonl).",
+            *(reason.capitalize(), first_bad, done.to, done.first_batch, done.next_batch - 1),
+        )
+        events.emit("rollback", self._step, {"to": done.to, "first_bad": first_bad, "reason": reason}, warning=True)
+
+    def _given_up(self, reason: str) -> UserError:
+        bundles: Iterable[Path] = incident.newest(self._run, 1)
+        cure = "".join(f"See why: python -m lm.replay {bundle.as_posix()}" for bundle in bundles)
+        return UserError(f"Training stopped at step {self._step}: {reason}.", cure=cure, code=3)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"skipped": self.skipped, "guard": self.guard.state_dict(), "reports": self._reports.state_dict()}
+        return {
+            "skipped": self.skipped,
+            "guard": self.guard.state_dict(),
+            "reports": self._reports.state_dict(),
+            "policy": self.policy.state_dict(),
+            "pinned": self._pinned,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.skipped = state["skipped"]
         self.guard.load_state_dict(state["guard"])
         self._reports.load_state_dict(state["reports"])
+        self.policy.load_state_dict(state["policy"])
+        self._pinned = state["pinned"]

@@ -47,13 +47,13 @@ class Inspector:
     def look(self, batch: Mapping[str, Tensor], step: int) -> None:
         """Raise UserError for an id that the model has no embedding for; count the rows that teach nothing."""
         for name in ("input_ids", "labels"):
-            self._within_vocabulary(name, batch[name])
+            self._within_vocabulary(name, batch[name], step)
         empty = int((batch["labels"][:, 1:] == NO_LABEL).all(dim=1).sum())
         if empty and not self.rows_without_label:
             facts = composition(batch)
             log.warning(
-                "%d of %d rows have no label: they teach nothing, and their loss is 0. This is said once. Of the batch's "
-                "%d positions %d say -100 and the loss counts %d; its ids go from %d to %d.",
+                "%d of %d rows have no label: they teach nothing, and their loss is 0. This is said once. Of the "
+                "batch's %d positions %d say -100 and the loss counts %d; its ids go from %d to %d.",
                 empty,
                 facts["rows"],
                 facts["rows"] * facts["positions"],
@@ -64,17 +64,21 @@ class Inspector:
             events.emit("data_sanity_check", step, {"rows_without_label": empty, "batch": facts}, warning=True)
         self.rows_without_label += empty
 
-    def _within_vocabulary(self, name: str, tokens: Tensor) -> None:
+    def _within_vocabulary(self, name: str, tokens: Tensor, step: int) -> None:
         low, high = (int(value) for value in torch.aminmax(tokens))
         if high < self.vocab_size and low >= 0:
             return
         allowed = (tokens >= 0) & (tokens < self.vocab_size)
         if name == "labels":
             allowed |= tokens == NO_LABEL
-        if not allowed.all():
-            row, position = (int(index) for index in (~allowed).nonzero()[0])
-            raise UserError(
-                f"{name}[{row}, {position}] is {int(tokens[row, position])}, but the model's vocabulary has "
-                f"{self.vocab_size} tokens (0 to {self.vocab_size - 1}{', or -100 for no label' * (name == 'labels')}).",
-                cure="The data were tokenized for another model: set model.config.vocab_size, or prepare them again.",
-            )
+        if allowed.all():
+            return
+        row, position = (int(index) for index in (~allowed).nonzero()[0])
+        facts = {"name": name, "row": row, "position": position, "id": int(tokens[row, position])}
+        events.emit("data_sanity_check", step, {"ok": False, "vocabulary": self.vocab_size, **facts}, warning=True)
+        allowed_ids = f"0 to {self.vocab_size - 1}{', or -100 for no label' * (name == 'labels')}"
+        raise UserError(
+            f"{name}[{row}, {position}] is {facts['id']}, but the model's vocabulary has {self.vocab_size} tokens "
+            f"({allowed_ids}).",
+            cure="The data were tokenized for another model: set model.config.vocab_size, or prepare them again.",
+        )

@@ -1,0 +1,110 @@
+"""Faults as a user's own callback would bring them, and a recorder of what training did about them."""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from lm.module import LmModule
+
+
+def with_callback(callback: type[Callback], /, name: str = "fault", **arguments: Any) -> str:
+    """Return the override that adds a callback of this file."""
+    values = "".join(f", {key}: {json.dumps(value)}" for key, value in arguments.items())
+    return f"+callbacks.{name}={{_target_: faults.{callback.__name__}{values}}}"
+
+
+class Fault(Callback):
+    """Spoils the given optimizer steps (from 1) in one way; `rank` limits it to one rank."""
+
+    def __init__(self, kind: str, steps: list[int], rank: int | None = None, seed: int = 0) -> None:
+        self.kind, self.steps, self.rank, self.seed = kind, steps, rank, seed
+        self.undo: Callable[[], None] = lambda: None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LmModule, batch: Any, batch_idx: int) -> None:
+        self.undo()
+        self.undo = lambda: None
+        if self._due(trainer) and self.kind in FORWARD:
+            self.undo = FORWARD[self.kind](pl_module, batch)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LmModule, optimizer: Any) -> None:
+        if self._due(trainer) and self.kind in BACKWARD:
+            BACKWARD[self.kind](list(pl_module.parameters()))
+
+    def _due(self, trainer: Trainer) -> bool:
+        return trainer.global_step + 1 in self.steps and self.rank in (None, trainer.global_rank)
+
+
+def _loss(module: LmModule, _batch: Any) -> Callable[[], None]:
+    sums = module._training_loss
+
+    def spoiled(batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        total, labels, logits = sums(batch)
+        return total * math.nan, labels, logits
+
+    module._training_loss = spoiled
+    return lambda: setattr(module, "_training_loss", sums)
+
+
+def _output(name: str, spoil: Callable[[Tensor], Tensor]) -> Callable[[LmModule, Any], Callable[[], None]]:
+    def install(module: LmModule, _batch: Any) -> Callable[[], None]:
+        return module.model.get_submodule(name).register_forward_hook(lambda _m, _a, out: spoil(out)).remove
+
+    return install
+
+
+def _weight(module: LmModule, _batch: Any) -> Callable[[], None]:
+    with torch.no_grad():
+        module.model.get_submodule("model.layers.1.mlp.up_proj").weight[0, 0] = math.nan
+    return lambda: None
+
+
+def _no_labels(_module: LmModule, batch: Any) -> Callable[[], None]:
+    batch["labels"].fill_(-100)
+    return lambda: None
+
+
+FORWARD: dict[str, Callable[[LmModule, Any], Callable[[], None]]] = {
+    "loss": _loss,
+    "embedding": _output("model.embed_tokens", lambda out: out.index_fill(1, torch.tensor([3]), math.nan)),
+    "overflow": _output("lm_head", lambda out: out * 1e5),  # beyond fp16, far within bf16 and fp32
+    "weight": _weight,
+    "no labels": _no_labels,
+}
+BACKWARD: dict[str, Callable[[list[Tensor]], Any]] = {
+    "one gradient": lambda weights: weights[0].grad.view(-1)[0].fill_(math.nan),
+    "all gradients": lambda weights: [weight.grad.fill_(math.inf) for weight in weights],
+    "norm of 1e6": lambda weights: weights[0].grad.view(-1)[0].fill_(1e6),
+}
+
+
+class Record(Callback):
+    """Copies weights, moments, counters and precision after every optimizer step."""
+
+    last: "Record"
+
+    def __init__(self) -> None:
+        Record.last = self
+        self.after: dict[int, list[Tensor]] = {}
+        self.precision: dict[int, str] = {}
+        self.lr: dict[int, float] = {}
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LmModule, *_: Any) -> None:
+        optimizer = trainer.optimizers[0]
+        state = [value for group in optimizer.state.values() for value in group.values()]
+        self.after[trainer.global_step] = [t.detach().clone() for t in [*pl_module.parameters(), *state]]
+        self.precision[trainer.global_step] = trainer.precision_plugin.precision
+        self.lr[trainer.global_step] = optimizer.param_groups[0]["lr"]
+
+    def unchanged(self) -> list[int]:
+        """Return the steps that changed nothing, not a bit."""
+        return [
+            step
+            for step in self.after
+            if step - 1 in self.after
+            and all(torch.equal(a, b) for a, b in zip(self.after[step - 1], self.after[step], strict=True))
+        ]
