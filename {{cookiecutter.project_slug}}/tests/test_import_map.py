@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
 
-def test_every_import_goes_down_a_floor() -> None:
+def test_every_import_goes_down_a_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It configures logging, which switches off every logger of ours for the tests that follow.
+    monkeypatch.setattr("importlinter.cli.logging_config.dictConfig", lambda config: None)
     assert lint_imports(config_filename=str(PYPROJECT), no_cache=True) == EXIT_STATUS_SUCCESS
