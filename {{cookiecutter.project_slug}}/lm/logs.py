@@ -145,9 +145,12 @@ def console() -> logging.Handler:
     if sys.stderr.isatty():
         from rich.logging import RichHandler
 
-        return RichHandler(console=terminal(), show_path=False, log_time_format="[%H:%M:%S]")
+        rich = RichHandler(console=terminal(), show_path=False, log_time_format="[%H:%M:%S]")
+        rich.addFilter(_for_people)
+        return rich
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    handler.addFilter(_for_people)
     return handler
 
 
@@ -216,6 +219,12 @@ def link(folder: Path) -> None:
         except OSError:
             with suppress(OSError):
                 shutil.copyfile(source, there)
+
+
+def _for_people(record: logging.LogRecord) -> bool:
+    """Keep what libraries only mention, and the warning that Lightning 2.6 gives on torch 2.13 at every batch, in the file."""
+    mentioned = record.levelno <= logging.INFO and record.name.startswith(LIBRARIES)
+    return not mentioned and not (record.name == "py.warnings" and "LeafSpec" in record.getMessage())
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:

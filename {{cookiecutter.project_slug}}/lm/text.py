@@ -24,6 +24,7 @@ from lm.device import best_device
 from lm.errors import UserError
 from lm.model import build_model, context_length, model_config
 from lm.module import loss_sums
+from lm.resume import locate
 from lm.sampling import pieces, sample
 
 log = logging.getLogger(__name__)
@@ -50,22 +51,6 @@ def load(path: str) -> Trained:
     model.load_state_dict(read.load_weights(commit))
     tokenizer = Tokenizer.from_file(str(commit.path / "tokenizer.json"))
     return Trained(folder, cfg, model.to(best_device()).eval(), tokenizer, context_length(config), commit.step)
-
-
-def locate(path: Path) -> tuple[Path, read.Commit]:
-    """Return the run folder and the commit that a path names: a run means its newest whole commit."""
-    if read.FOLDER.fullmatch(path.name) and path.is_dir():
-        try:
-            commit = read.open_commit(path)
-            read.verify(commit)
-        except read.DamagedCommit as error:
-            raise UserError(str(error), cure=f"Name the run instead: {path.parents[1]}") from error
-        return path.parents[1], commit
-    run.config(path)  # says what is wrong when this is no run
-    found = read.newest_valid(path / "checkpoints")
-    if found is None:
-        raise UserError(f"The run in {path} has no checkpoint yet.", cure="Continue it with the command in its run.json.")
-    return path, found
 
 
 def generate(path: str, prompt: str, max_tokens: int, temperature: float, top_k: int, seed: int) -> None:
