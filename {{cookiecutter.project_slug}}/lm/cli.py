@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def prepare(overrides: Sequence[str], *, multirun: bool, clear: bool = False) ->
         check(cfg)
     first = configs[0]
     isolated = enter_debug_folder(first.debug, clear=clear) if first.debug.folder is not None else {}
-    env.apply(isolated | dict(first.env))
+    env.apply({**isolated, **first.env})
     for cfg in configs:
         instantiate(cfg.data.source).check()
     if multirun:
@@ -71,7 +71,7 @@ def prepare(overrides: Sequence[str], *, multirun: bool, clear: bool = False) ->
     return [*overrides, f"run.name={choose_folder(first)}"]
 
 
-def enter_debug_folder(debug: DictConfig, *, clear: bool) -> dict[str, env.Value]:
+def enter_debug_folder(debug: DictConfig, *, clear: bool) -> Mapping[str, env.Value]:
     """Claim a debug folder before anything reads its name, and return the variables that `debug.isolate` asks for."""
     folder = debug_folder.enter(clear=clear and debug.clean)
     isolated = caches.isolated(folder / "hf") if debug.isolate else {}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from hydra.utils import get_method, instantiate
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -37,12 +38,13 @@ def train(cfg: DictConfig) -> float | None:
         config = model_config(cfg.model.config)
         data = load_data(cfg, config)
         if cfg.debug.show_data:
-            return show(data, windows=cfg.debug.show_data)
+            show(data, windows=cfg.debug.show_data)
+            return None
         steps = total_steps(cfg, data)
         point = starting_point(cfg, data)
         if point and (result := run.result(point.step, steps)):
             log.info("%s is complete: %d steps. To train it longer, raise trainer.max_steps.", run.folder.name, point.step)
-            return result["val_loss"]
+            return cast("float | None", result["val_loss"])
         picks = pick_hardware(cfg, config, steps, run)
         module = build_module(cfg, config, picks, steps)
         trainer = build_trainer(cfg, picks, run, step=point.step if point else 0)

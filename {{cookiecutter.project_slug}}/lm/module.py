@@ -4,7 +4,7 @@ B rows, T positions, V vocabulary.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +92,8 @@ class LmModule(LightningModule):
         self._val += torch.stack((total, valid)).to(self._val)
 
     def on_validation_epoch_end(self) -> None:
-        total, valid = self.all_gather(self._val).reshape(-1, 2).sum(dim=0)
+        gathered = cast(Tensor, self.all_gather(self._val))  # (2), with several ranks (ranks, 2)
+        total, valid = gathered.reshape(-1, 2).sum(dim=0)
         # Token-weighted: each token of the validation text counts once, whatever batch or rank it fell to.
         self.log("val/loss", (total / valid.clamp(min=1)).float())
         self.validated_at = self.trainer.global_step
@@ -138,5 +139,5 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in trainable if parameter.dim() >= 2]
     vectors = [parameter for parameter in trainable if parameter.dim() < 2]
-    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]

@@ -8,6 +8,7 @@ import secrets
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
@@ -34,7 +35,7 @@ def choose_folder(cfg: DictConfig) -> str:
     """
     folder = Path(cfg.run.root, cfg.run.name)
     if cfg.resume == "never" and rank() == 0:
-        return next(name for name in _names(cfg.run.name) if not Path(cfg.run.root, name).exists())
+        return next(name for name in _names(str(cfg.run.name)) if not Path(cfg.run.root, name).exists())
     saved = folder / "config.yaml"
     if saved.is_file() and (changes := difference(_load(saved), cfg)):
         raise UserError(
@@ -126,7 +127,7 @@ def write_text(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def _names(name: str) -> Any:
+def _names(name: str) -> Iterator[str]:
     yield name
     number = 2
     while True:

@@ -50,7 +50,7 @@ def load(path: str) -> Trained:
     model = build_model(config)
     model.load_state_dict(read.load_weights(commit))
     tokenizer = Tokenizer.from_file(str(commit.path / "tokenizer.json"))
-    return Trained(folder, cfg, model.to(best_device()).eval(), tokenizer, context_length(config), commit.step)
+    return Trained(folder, cfg, model.eval().to(torch.device(best_device())), tokenizer, context_length(config), commit.step)
 
 
 def generate(path: str, prompt: str, max_tokens: int, temperature: float, top_k: int, seed: int) -> None:

@@ -80,8 +80,8 @@ class DurableCheckpoint(Callback):
         self._tried_step = trainer.global_step
         self._tried_at = self.clock()
         self._extra = {
-            "config.json": pl_module.model.config.to_json_string(),
-            "tokenizer.json": trainer.datamodule.tokenizer.to_str(),
+            "config.json": pl_module.model.config.to_json_string(),  # type: ignore[union-attr,operator]
+            "tokenizer.json": trainer.datamodule.tokenizer.to_str(),  # type: ignore[attr-defined]
         }
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -152,7 +152,7 @@ class DurableCheckpoint(Callback):
             "versions": diary["attempts"][-1]["versions"] if diary.get("attempts") else {},
             "reason": reason,
             "score": score if scored_step == trainer.global_step and math.isfinite(score) else None,
-            "data": trainer.datamodule.described,
+            "data": trainer.datamodule.described,  # type: ignore[attr-defined]
             "ranks": trainer.world_size,
         }
 

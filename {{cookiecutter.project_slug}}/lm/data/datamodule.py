@@ -55,7 +55,8 @@ class LmData(LightningDataModule):
         """Micro-batches trained so far by each rank, over all epochs and attempts: the cursor."""
         if self.trainer is None:
             return self._restored
-        return max(self._restored, self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
+        return max(self._restored, int(progress.total.processed))
 
     @property
     def described(self) -> dict[str, Any]:
@@ -86,7 +87,7 @@ class LmData(LightningDataModule):
 
         Lightning would cut each epoch's order off after so many batches, and each epoch's order has others in front.
         """
-        size, overfit = len(self.train_windows), self.trainer.overfit_batches if self.trainer else 0
+        size, overfit = len(self.train_windows), getattr(self.trainer, "overfit_batches", 0)
         batch = self.batch_size * world
         return min(size, max(batch, int(overfit * (batch if isinstance(overfit, int) else size)))) if overfit else size
 
