@@ -23,7 +23,7 @@ DEMO_VENV := $(abspath $(DEMO))/.venv
 PIP := -m pip --disable-pip-version-check install --no-input -qq
 # Cookiecutter copies all that lies in a template folder, caches and runs too: hence from a clean copy.
 COPY := rm -rf '$(BUILD)/template' && '$(VENV)/bin/python' tests/copy_template.py '$(BUILD)/template'
-BAKE := $(COPY) && '$(VENV)/bin/python' -m cookiecutter '$(BUILD)/template' --no-input git_init=no
+BAKE := $(COPY) && '$(VENV)/bin/python' -m cookiecutter '$(BUILD)/template' --no-input --accept-hooks=no
 
 .PHONY: demo test test-template test-project lint typecheck bake clean python
 
@@ -49,7 +49,7 @@ test-template: $(VENV)/installed
 
 test-project: $(BAKED_VENV)/installed
 	cd '$(BAKED)' && PYTHONWARNDEFAULTENCODING=1 '$(BAKED_VENV)/bin/python' -m pytest
-	PROJECT='$(BAKED)' PROJECT_VENV='$(BAKED_VENV)' '$(VENV)/bin/python' -m pytest -m project
+	PROJECT_VENV='$(BAKED_VENV)' TEMPLATE_VENV='$(abspath $(VENV))' '$(VENV)/bin/python' -m pytest -m project
 
 lint: $(VENV)/installed
 	'$(VENV)/bin/python' -m ruff check .
