@@ -2,6 +2,7 @@
 
 import csv
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
+
+from lm.errors import UserError
 
 
 def build_loggers(group: DictConfig, *, run_id: str, step: int) -> list[Logger]:
@@ -29,8 +32,21 @@ def _going_on(entry: DictConfig, run_id: str, step: int) -> dict[str, Any]:
         case "TensorBoardLogger":
             return {"purge_step": step} if step else {}
         case "WandbLogger":
+            _refuse_to_ask_nobody(entry)
             return {"id": run_id, "resume": "allow"}
     return {}
+
+
+def _refuse_to_ask_nobody(entry: DictConfig) -> None:
+    """Without an account wandb asks for one; where nobody can answer, it raises from deep inside instead."""
+    import wandb
+
+    offline = entry.get("offline") or os.environ.get("WANDB_MODE") in ("offline", "disabled")
+    if not offline and not sys.stdin.isatty() and wandb.api.api_key is None:
+        raise UserError(
+            "logger=wandb knows no account on this machine.",
+            cure="Type `wandb login`, or stay offline with logger.wandb.offline=true; `wandb sync` uploads later.",
+        )
 
 
 class CsvLogger(Logger):

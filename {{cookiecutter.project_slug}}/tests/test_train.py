@@ -111,6 +111,12 @@ def test_compiled_and_plain_training_agree(train: Callable[..., Path], tmp_path:
         torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+def test_wandb_without_an_account_is_a_sentence(command: Command, small: list[str], tmp_path: Path) -> None:
+    done = command("train.py", *small, "logger=wandb", HOME=str(tmp_path), NETRC=str(tmp_path / "netrc"), WANDB_API_KEY="", WANDB_MODE="online")
+    assert done.returncode == 2, done.stderr
+    assert "logger.wandb.offline=true" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_wandb_works_offline(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

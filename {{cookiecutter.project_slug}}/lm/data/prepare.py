@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def _write(source: Source, recipe: Recipe, folder: Path) -> None:
     sides = _split(documents, recipe)
     texts = [document.text for document in sides["train"]]
     log.info("Training a tokenizer of %d tokens on %d documents", recipe.vocab_size, len(texts))
-    tokenizer = train_tokenizer(texts, recipe.vocab_size, len(texts))
+    tokenizer = train_tokenizer(texts, recipe.vocab_size, len(texts), show_progress=sys.stderr.isatty())
     tokenizer.save(str(folder / "tokenizer.json"))
     dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
     meta: dict[str, Any] = {"recipe": asdict(recipe), "dtype": dtype}
