@@ -1,7 +1,6 @@
 """Metric loggers that go on where the run goes on: no row is lost, none comes twice."""
 
 import csv
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +19,8 @@ def build_loggers(group: DictConfig, *, run_id: str, step: int) -> list[Logger]:
 
     What was logged after that step is about to be logged again, so it is taken back.
     """
-    return [
-        instantiate(entry, **_going_on(entry, run_id, step), _convert_="all") for entry in group.values() if entry is not None
-    ]
+    entries = [entry for entry in group.values() if entry is not None]
+    return [instantiate(entry, **_going_on(entry, run_id, step), _convert_="all") for entry in entries]
 
 
 def _going_on(entry: DictConfig, run_id: str, step: int) -> dict[str, Any]:
@@ -94,7 +92,7 @@ class CsvLogger(Logger):
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(beside, self.path)
+        beside.replace(self.path)
 
     def _kept(self) -> list[dict[str, str]]:
         """Return the rows before `first_step`; later rewrites keep all. A row that a full disk cut short is dropped."""
