@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 MOST_FAILURES = 5  # commits in a row that the disk refused, before training ends: what it computes would be lost
 # Why a commit is made, the strongest last: ranks agree on the highest number.
-REASONS = ("", "every_minutes", "best", "SIGUSR1")
+REASONS = ("", "every_minutes", "best", "SIGUSR1", "rollback")
 
 
 class DurableCheckpoint(Callback):
@@ -121,7 +121,7 @@ class DurableCheckpoint(Callback):
             return ""
         if self.every_n_steps and step % self.every_n_steps == 0:
             return "every_n_steps"
-        wanted = "SIGUSR1" if wishes.commit else ""
+        wanted = wishes.commit
         if trainer.is_global_zero and not wanted:
             late = self.clock() - self._tried_at >= self.every_seconds
             wanted = "best" if self._is_best(step) else "every_minutes" if late else ""
@@ -142,7 +142,7 @@ class DurableCheckpoint(Callback):
         states = gathered(self._rng or rng.capture(), trainer)
         options = {"rng": states, "about": self._about(trainer, reason), "extra": self._extra}
         trainer.save_checkpoint(self._folder / "next", weights_only=False, storage_options=options)
-        wishes.commit = False
+        wishes.commit = ""
         self._tried_step, self._tried_at = trainer.global_step, self.clock()
         if trainer.is_global_zero:
             self._afterwards(trainer.global_step, reason, self._tried_at - started)
