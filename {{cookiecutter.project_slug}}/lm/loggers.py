@@ -1,6 +1,7 @@
 """Metric loggers that go on where the run goes on: no row is lost, none comes twice."""
 
 import csv
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
