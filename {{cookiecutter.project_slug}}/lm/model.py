@@ -1,11 +1,17 @@
 """Language models by transformers, built from the config class that the YAML names."""
 
+import logging
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lm.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def model_config(cfg: DictConfig) -> PretrainedConfig:
@@ -13,13 +19,36 @@ def model_config(cfg: DictConfig) -> PretrainedConfig:
     return instantiate(cfg, _convert_="all", bos_token_id=0, eos_token_id=0, pad_token_id=None)  # type: ignore[no-any-return]
 
 
-def build_model(config: PretrainedConfig, *, attention: str = "eager", gradient_checkpointing: bool = False) -> PreTrainedModel:
+def build_model(
+    config: PretrainedConfig, *, attention: str = "eager", gradient_checkpointing: bool = False
+) -> PreTrainedModel:
     """Return a freshly initialized causal language model. Takes random numbers from torch's global generator."""
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.config.use_cache = False
+        recompute_activations(model)
     return model
+
+
+def recompute_activations(model: PreTrainedModel) -> list[str]:
+    """Switch on gradient checkpointing and return the names of the layers that now do it.
+
+    Raises UserError for a model that has no such layers: training without the saving would end out of memory, later.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise UserError(
+            f"{type(model).__name__} cannot do gradient checkpointing.", cure="Set model.gradient_checkpointing=false."
+        )
+    # The name of the switch before transformers 5.23, where the new one warns about the old.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    model.config.use_cache = False
+    layers = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
+    ]
+    log.info("Activations are computed again in the backward pass of %d layers: %s", len(layers), ", ".join(layers))
+    return layers
 
 
 def context_length(config: PretrainedConfig) -> int:

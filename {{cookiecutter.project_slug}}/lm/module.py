@@ -51,12 +51,13 @@ class LmModule(LightningModule):
         # Logits (B, T, V) of the last training batch, for a callback that asks: else they would take memory after the step.
         self.keep_logits = False
         self.logits: Tensor | None = None
+        self.nominal_labels = nominal_labels
         self._window = LossWindow(nominal_labels)
         self._gate: StepGate | None = None
-        self._training_loss = torch.compile(self._sums, dynamic=False) if compiled else self._sums
+        self.training_loss = torch.compile(self._sums, dynamic=False) if compiled else self._sums
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        total, labels, logits = self._training_loss(batch)
+        total, labels, logits = self.training_loss(batch)
         self.logits = logits if self.keep_logits else None
         return self._window.add(total, labels)
 

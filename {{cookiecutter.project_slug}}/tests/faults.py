@@ -40,14 +40,14 @@ class Fault(Callback):
 
 
 def _loss(module: LmModule, _batch: Any) -> Callable[[], None]:
-    sums = module._training_loss
+    sums = module.training_loss
 
     def spoiled(batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         total, labels, logits = sums(batch)
         return total * math.nan, labels, logits
 
-    module._training_loss = spoiled
-    return lambda: setattr(module, "_training_loss", sums)
+    module.training_loss = spoiled
+    return lambda: setattr(module, "training_loss", sums)
 
 
 def _output(name: str, spoil: Callable[[Tensor], Tensor]) -> Callable[[LmModule, Any], Callable[[], None]]:
@@ -108,3 +108,57 @@ class Record(Callback):
             if step - 1 in self.after
             and all(torch.equal(a, b) for a, b in zip(self.after[step - 1], self.after[step], strict=True))
         ]
+
+
+class Injection(Callback):
+    """Makes one module fail in one step, for a reason that a replay has to tell.
+
+    data: the batch of that step has a mark, and the module turns whatever has it into nan ("output"), or spoils the
+    gradient that passes through ("gradient"). precision: what the module computes overflows in fp16 and not in wider
+    formats. weights: the module's weight gets a nan.
+    """
+
+    MARK = (7, 7, 9, 9)  # token ids that no text of the tests begins with
+
+    def __init__(self, module: str, step: int, kind: str) -> None:
+        self.module, self.step, self.kind = module, step, kind
+        self.marked = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LmModule) -> None:
+        module = pl_module.model.get_submodule(self.module)
+        pl_module.model.register_forward_pre_hook(self._look, with_kwargs=True)
+        if self.kind == "gradient":
+            # Inside of forward: what a hook does happens at the door, and is the caller's.
+            forward = module.forward
+            module.forward = lambda x: forward(NanBackward.apply(x) if self.marked else x)
+        elif self.kind != "weights":
+            module.register_forward_hook(lambda _m, _a, out: self._spoil_output(out))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LmModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step + 1 != self.step:
+            return
+        batch["input_ids"][1, :4] = torch.tensor(self.MARK)
+        if self.kind == "weights":
+            with torch.no_grad():
+                pl_module.model.get_submodule(self.module).weight.view(-1)[0] = math.nan
+
+    def _look(self, _module: Any, _args: Any, kwargs: Any) -> None:
+        self.marked = any(tuple(row[:4]) == self.MARK for row in kwargs["input_ids"].tolist())
+
+    def _spoil_output(self, out: Tensor) -> Tensor:
+        if not self.marked:
+            return out
+        if self.kind == "output":
+            return out.index_fill(-1, torch.tensor([0]), math.nan)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+        return ((out + 1).to(dtype) * 1e6 / 1e6).to(out.dtype) - 1
+
+
+class NanBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * math.nan

@@ -144,3 +144,24 @@ def test_a_device_that_is_not_here_is_a_sentence_and_under_a_debug_preset_a_warn
         picks("+debug=mps", "debug.strict=true")
     assert picks("+debug=mps").accelerator == "cpu"
     assert "no mps device" in caplog.text
+
+
+def test_gradient_checkpointing_names_its_layers_and_changes_no_gradient(caplog: pytest.LogCaptureFixture) -> None:
+    config = model_config(compose(TINY).model.config)
+    ids = torch.randint(0, 2048, (2, 16))
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        with caplog.at_level("INFO"):
+            model = build_model(config, gradient_checkpointing=recompute).train()
+        loss_sums(model(input_ids=ids).logits, ids)[0].backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    (line,) = [message for message in caplog.messages if "computed again" in message]
+    assert line.endswith("4 layers: model.layers.0, model.layers.1, model.layers.2, model.layers.3")
+
+
+def test_a_model_that_cannot_checkpoint_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.LlamaForCausalLM.supports_gradient_checkpointing", False)
+    with pytest.raises(UserError, match="LlamaForCausalLM cannot do gradient checkpointing"):
+        build_model(model_config(compose(TINY).model.config), gradient_checkpointing=True)

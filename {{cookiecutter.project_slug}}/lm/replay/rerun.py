@@ -1,0 +1,98 @@
+"""Train again up to the step of a bundle, exactly as the run did, in a folder of its own."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lm import fit, incident, run
+from lm.checkpoint.read import Commit
+from lm.checkpoint.rollback import read_ledger, usable
+from lm.errors import UserError
+from lm.replay.verdict import Verdict, show
+from lm.replay.watch import Reached
+
+# Of our own callbacks those that training depends on. The user's own all stay: they may be part of what happened.
+NEEDED = ("checkpoint", "nan_guard", "progress")
+
+
+def rerun(bundle: Path) -> Verdict:
+    """Replay, print what was found, and write it to `verdict.json` in the bundle."""
+    facts = incident.read_facts(bundle)
+    folder = bundle.parent.parent
+    commit = starting_point(folder, facts)
+    after = f"checkpoint {commit.path.name}" if commit else "the beginning"
+    print(f"Step {facts['step']} of {folder.as_posix()}, from {after}.", flush=True)
+    with quiet(), tempfile.TemporaryDirectory(prefix="replay-", ignore_cleanup_errors=True) as scratch:
+        cfg = again(run.config(bundle), bundle, Path(scratch), commit)
+        try:
+            fit.train(cfg)
+        except Reached as reached:
+            verdict = reached.verdict
+        else:
+            raise UserError(f"The run ended before step {facts['step']}.", cure="Is its config.yaml the one it had?")
+    text = json.dumps(incident.strict(verdict.plain()), indent=1, ensure_ascii=False)
+    (bundle / "verdict.json").write_text(text + "\n", encoding="utf-8")
+    show(verdict, bundle)
+    return verdict
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what a run says about itself, but no warning."""
+    logger = logging.getLogger("lm")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def starting_point(folder: Path, facts: dict[str, Any]) -> Commit | None:
+    """Return the newest commit before the step, None for the beginning.
+
+    Raises UserError where a rollback lies in between: what it went back to may be gone.
+    """
+    before = [commit for commit in usable(folder) if commit.step < facts["step"]]
+    commit = before[-1] if before else None
+    start = commit.step if commit else 0
+    for entry in read_ledger(folder):
+        if start < entry.step < facts["step"]:
+            raise UserError(
+                f"Step {facts['step']} lies after the rollback at step {entry.step}, and the checkpoint that was made "
+                "then is gone.",
+                cure="Checkpoints of the newest few bundles are kept; this one is too old to be replayed.",
+            )
+    return commit
+
+
+def again(cfg: DictConfig, bundle: Path, scratch: Path, commit: Commit | None) -> DictConfig:
+    """Return the run's config without what only writes, and with the watcher."""
+    callbacks = {name: entry for name, entry in cfg.callbacks.items() if _needed(str(name), entry)}
+    quiet: dict[str, Any] = {
+        "run": {"root": scratch.as_posix(), "name": "replay", "dir": (scratch / "replay").as_posix()},
+        "resume": "auto",
+        "resume_from": commit.path.as_posix() if commit else None,
+        "callbacks": {},
+        # Validation leaves the generators as they were, so training does not miss it.
+        "trainer": {"limit_val_batches": 0, "detect_anomaly": False, "max_time": None, "profiler": None},
+    }
+    if "checkpoint" in callbacks:
+        quiet["callbacks"]["checkpoint"] = {"every_n_steps": None, "every_minutes": None}
+    if "nan_guard" in callbacks:
+        quiet["callbacks"]["nan_guard"] = {"max_bundles": 0}
+    # Last, so that it sees batches as the other callbacks leave them.
+    quiet["callbacks"]["replay"] = {"_target_": "lm.replay.watch.Watch", "bundle": bundle.as_posix()}
+    with open_dict(cfg):
+        cfg.callbacks, cfg.logger = callbacks, {}
+        return cast(DictConfig, OmegaConf.merge(cfg, quiet))
+
+
+def _needed(name: str, entry: Any) -> bool:
+    return entry is not None and (name in NEEDED or not str(entry.get("_target_")).startswith("lm.callbacks."))
