@@ -20,9 +20,8 @@ def build_loggers(group: DictConfig, *, run_id: str, step: int) -> list[Logger]:
 
     What was logged after that step is about to be logged again, so it is taken back.
     """
-    return [
-        instantiate(entry, **_going_on(entry, run_id, step), _convert_="all") for entry in group.values() if entry is not None
-    ]
+    entries = [entry for entry in group.values() if entry is not None]
+    return [instantiate(entry, **_going_on(entry, run_id, step), _convert_="all") for entry in entries]
 
 
 def _going_on(entry: DictConfig, run_id: str, step: int) -> dict[str, Any]:
@@ -94,7 +93,7 @@ class CsvLogger(Logger):
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(beside, self.path)
+        beside.replace(self.path)
 
     def _kept(self) -> list[dict[str, str]]:
         """Return the rows before `first_step`; later rewrites keep all. A row that a full disk cut short is dropped."""

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def starting_point(cfg: DictConfig, data: LmData) -> read.Commit | None:
-    """Return the commit to go on from, None for a start from nothing. Raises UserError when it cannot be gone on from."""
+    """Return the commit to go on from, None for a start from nothing. Raises UserError when what is there is unfit."""
     folder = Path(cfg.run.dir)
     commit = read.newest_valid(folder / "checkpoints")
     if commit is None and cfg.resume_from is not None:
@@ -29,7 +29,8 @@ def starting_point(cfg: DictConfig, data: LmData) -> read.Commit | None:
 
 def elsewhere(cfg: DictConfig) -> read.Commit:
     """Return the commit that `resume_from` names, and say in what that run is another experiment."""
-    path = newest_run(Path(cfg.run.root), besides=Path(cfg.run.dir)) if cfg.resume_from == "latest" else Path(cfg.resume_from)
+    latest = cfg.resume_from == "latest"
+    path = newest_run(Path(cfg.run.root), besides=Path(cfg.run.dir)) if latest else Path(cfg.resume_from)
     folder, commit = locate(path)
     if (folder / "config.yaml").is_file():
         for change in difference(run.config(folder), cfg):
@@ -62,7 +63,7 @@ def newest_run(root: Path, besides: Path) -> Path:
     }
     with_commits = [folder for folder in started if read.commits(folder / "checkpoints")]
     if not with_commits:
-        raise UserError(f"resume_from=latest: no run in {root} has a checkpoint.", cure="Name one with resume_from=PATH.")
+        raise UserError(f"No run in {root} has a checkpoint.", cure="Name one elsewhere with resume_from=PATH.")
     return max(with_commits, key=lambda folder: started[folder])
 
 

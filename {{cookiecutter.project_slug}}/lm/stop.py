@@ -34,6 +34,8 @@ class Wishes:
             os._exit(128 + signum)  # no finally, no atexit: whoever asks twice means now, and commits survive that
         elif self.training:
             self.stop = name
+            # Not by logging: the handler may have interrupted just that.
+            os.write(2, f"{name}: stops after this step. To end at once, send it once more.\n".encode())
         else:
             raise Stopped(name, code=128 + signum)
 

@@ -37,7 +37,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(corpus: Path, tmp_path: Path) -> list[str]:
     """Overrides of the smallest run, with its folders below this test's own."""
-    return [*SMALL, f"data.path={corpus}", f"data.prepared={corpus.parent / 'prepared'}", f"run.root={tmp_path / 'runs'}"]
+    return overrides(corpus, tmp_path)
+
+
+def overrides(corpus: Path, folder: Path) -> list[str]:
+    return [*SMALL, f"data.path={corpus}", f"data.prepared={corpus.parent / 'prepared'}", f"run.root={folder / 'runs'}"]
 
 
 @pytest.fixture
@@ -68,7 +72,7 @@ def command(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]
 
     def run(script: str, *arguments: str, cwd: Path = tmp_path, **environment: str) -> "subprocess.CompletedProcess[str]":
         clean = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
-        environment = {**clean, "PYTHONUTF8": "1", "PYTHONPATH": str(PROJECT), "COLUMNS": "200", **environment}
+        environment = {**clean, "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests")]), "COLUMNS": "200", **environment}
         words = [sys.executable, *(("-m", script) if script.startswith("lm.") else (str(PROJECT / script),)), *arguments]
         return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
 

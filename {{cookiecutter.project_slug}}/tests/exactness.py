@@ -26,6 +26,7 @@ def assert_same(run: Path, reference: Path) -> None:
     difference = first_difference(newest(run), newest(reference))
     assert not difference, difference
     ours, theirs = logged(run), logged(reference)
-    assert ours == theirs, next((pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]), (ours[-1], theirs[-1]))
+    pairs = zip(ours, theirs, strict=False)
+    assert ours == theirs, next((pair for pair in pairs if pair[0] != pair[1]), (ours[-1], theirs[-1]))
     trained = [int(row["step"]) for row in logged(run) if row["train/loss"]]
     assert trained == list(range(newest(run).step)), "a step is missing or came twice"

@@ -66,7 +66,7 @@ def test_a_state_that_could_not_be_loaded_is_refused_when_it_is_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["_flush", "_write_manifest", "_put_in_place", "_save_tensors"])
+@pytest.mark.parametrize("name", ["_flushed", "_write_manifest", "_put_in_place", "_save_tensors"])
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, name):
     commit(tmp_path, step=1)
 

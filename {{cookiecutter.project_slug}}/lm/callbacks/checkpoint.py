@@ -1,4 +1,4 @@
-"""Decides when to commit and what stays; `lm.checkpoint` knows how. A commit costs about a write and fsync of its bytes.
+"""Decides when to commit; `lm.checkpoint` knows how. A commit stops training for a write and fsync of its bytes.
 
 A commit is made *at a boundary*: an optimizer step is over, its metrics are logged, its validation is done, and nothing
 of the next batch has happened. So a run that goes on from it logs each step once and draws the same random numbers.
@@ -9,15 +9,16 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lm import events, run
+from lm.callbacks.commit_io import CommitIO, at_boundary
 from lm.checkpoint import keep, read, rng
 from lm.checkpoint.preflight import preflight
-from lm.callbacks.commit_io import CommitIO, at_boundary
 from lm.errors import Stopped, UserError
 from lm.ranks import gathered, highest
 from lm.stop import wishes
@@ -49,9 +50,7 @@ class DurableCheckpoint(Callback):
     ) -> None:
         self.every_n_steps = every_n_steps
         self.every_seconds = math.inf if every_minutes is None else 60 * every_minutes
-        self.keep_last = keep_last
-        self.keep_best = keep_best
-        self.max_bytes = None if max_gb is None else max_gb * 1e9
+        self.retention = keep.Retention(keep_last, keep_best, None if max_gb is None else max_gb * 1e9)
         self.monitor = monitor
         self.clock = clock
         self._tried_step = 0
@@ -65,6 +64,9 @@ class DurableCheckpoint(Callback):
         self._io = CommitIO(pl_module, trainer.global_rank)
         trainer.strategy.checkpoint_io = self._io
         if stage == "fit" and trainer.is_global_zero:
+            # Deleting takes half as long as writing, and nothing waits for it.
+            self._janitor = ThreadPoolExecutor(1, thread_name_prefix="prune")
+            self._pruning: Future[Any] | None = None
             keep.sweep(self._folder)
             self._check_disk(pl_module)
 
@@ -79,10 +81,10 @@ class DurableCheckpoint(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._tried_step = trainer.global_step
         self._tried_at = self.clock()
-        self._extra = {
-            "config.json": pl_module.model.config.to_json_string(),  # type: ignore[union-attr,operator]
-            "tokenizer.json": trainer.datamodule.tokenizer.to_str(),  # type: ignore[attr-defined]
-        }
+        model: Any = pl_module.model
+        self._data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
+        # With these two files transformers loads a commit as it is.
+        self._extra = {"config.json": model.config.to_json_string(), "tokenizer.json": self._data.tokenizer.to_str()}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._rng is not None:
@@ -108,6 +110,10 @@ class DurableCheckpoint(Callback):
         if isinstance(exception, Stopped):
             self._commit(trainer, exception.why)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.is_global_zero:
+            self._janitor.shutdown()
+
     def _due(self, trainer: Trainer) -> str:
         """Return why a commit is due now, or an empty text; on every rank the same, by the clock and disk of rank 0."""
         step = trainer.global_step
@@ -123,10 +129,10 @@ class DurableCheckpoint(Callback):
 
     def _is_best(self, step: int) -> bool:
         scored_step, score = self._score
-        if scored_step != step or math.isnan(score) or not self.keep_best:
+        if scored_step != step or math.isnan(score) or not self.retention.best:
             return False
         known = sorted(other for commit in read.commits(self._folder) if not math.isnan(other := keep.score(commit)))
-        return len(known) < self.keep_best or score < known[self.keep_best - 1]
+        return len(known) < self.retention.best or score < known[self.retention.best - 1]
 
     def _commit(self, trainer: Trainer, reason: str) -> None:
         if trainer.global_step <= self._tried_step:
@@ -152,7 +158,7 @@ class DurableCheckpoint(Callback):
             "versions": diary["attempts"][-1]["versions"] if diary.get("attempts") else {},
             "reason": reason,
             "score": score if scored_step == trainer.global_step and math.isfinite(score) else None,
-            "data": trainer.datamodule.described,  # type: ignore[attr-defined]
+            "data": self._data.described,
             "ranks": trainer.world_size,
         }
 
@@ -178,18 +184,14 @@ class DurableCheckpoint(Callback):
         data = {"path": commit.path.name, "reason": reason, "seconds": seconds, "bytes": commit.bytes}
         events.emit("checkpoint", step, data)
         log.info("Checkpoint %s (%s, %.2f s)", commit.path.name, reason, seconds)
-        keep.prune(
-            self._folder,
-            commit.manifest["run_id"],
-            keep_last=self.keep_last,
-            keep_best=self.keep_best,
-            max_bytes=self.max_bytes,
-        )
+        if self._pruning:
+            self._pruning.result()
+        self._pruning = self._janitor.submit(keep.prune, self._folder, commit.manifest["run_id"], self.retention)
 
     def _check_disk(self, module: LightningModule) -> None:
         # Weights and AdamW's two moments; another optimizer may need less.
         size = 3 * sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
-        kept = self.keep_last + self.keep_best
+        kept = self.retention.last + self.retention.best
         warnings = preflight(self._folder, commit_bytes=size, commits=kept, seconds_between=self.every_seconds)
         for warning in warnings:
             log.warning(warning)

@@ -57,13 +57,13 @@ class CommitIO(CheckpointIO):
 def at_boundary(fit_loop: dict[str, Any], *, validation_pending: bool) -> None:
     """Rewrite the counters of Lightning's fit loop to say: this step is over, the next batch has not begun.
 
-    Lightning repairs counters that were saved in the middle of things, by guessing from which hook (`RestartStage`). Its
-    guesses are right for a save in `on_train_batch_end`, so that is what the counters imitate: `completed` is one behind.
-    Wrong are they at the end of an epoch (the epoch is counted twice), when `max_steps` ends training in the middle of
-    one (the rest is counted as an epoch of its own), and in a validation (it would be left out).
+    Lightning repairs counters that were saved in the middle of things, by guessing from which hook (`RestartStage`). It
+    guesses right for a save in `on_train_batch_end`, so that is what the counters imitate: `completed` is one behind.
+    It guesses wrong at the end of an epoch (counted twice), where `max_steps` ends training in the middle of one (the
+    rest becomes an epoch of its own), and in a validation (left out).
     """
     batches, epochs = fit_loop["epoch_loop.batch_progress"], fit_loop["epoch_progress"]
-    # From the first hook of a batch to its end, `ready` and `is_last_batch` speak of that batch, else of the one before.
+    # Between the first hook of a batch and its end, `ready` and `is_last_batch` speak of it, else of the one before.
     begun = batches["current"]["ready"] > batches["current"]["processed"]
     epoch_over = batches["is_last_batch"] and not begun
     epoch = epochs["current"]["ready"] - 1 + epoch_over

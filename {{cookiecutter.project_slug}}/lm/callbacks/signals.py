@@ -1,4 +1,4 @@
-"""Stops between two optimizer steps when the outside asks for it. Costs one small all-reduce a step, with several ranks."""
+"""Stops between two optimizer steps when the outside asks for it. With several ranks: one small all-reduce a step."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ class Signals(Callback):
         self.deadline = min(ends, default=float("inf")) - spare_seconds
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Once more: Lightning has put handlers of its own before ours, and its SIGTERM saves nothing (Lightning #19916).
+        # Once more: Lightning has put its own handlers before ours, and its SIGTERM saves nothing (Lightning #19916).
         stop.install()
         stop.wishes.training = True
 

@@ -11,8 +11,11 @@ from lm.checkpoint.read import Commit, load_rng, load_trainer, load_weights
 
 
 def first_difference(one: Commit, other: Commit) -> str:
-    """Return what differs first between two commits, in the order weights, trainer, generators; empty if nothing does."""
-    parts: list[tuple[str, Any, Any]] = [("weights", load_weights(one), load_weights(other)), ("trainer", load_trainer(one), load_trainer(other))]
+    """Return what differs first between two commits: weights, trainer, then generators; empty if nothing."""
+    parts: list[tuple[str, Any, Any]] = [
+        ("weights", load_weights(one), load_weights(other)),
+        ("trainer", load_trainer(one), load_trainer(other)),
+    ]
     for rank in itertools.count():
         states = load_rng(one, rank), load_rng(other, rank)
         if states == (None, None):

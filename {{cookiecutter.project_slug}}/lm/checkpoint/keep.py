@@ -10,6 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lm.checkpoint.read import Commit, commits
@@ -20,41 +21,39 @@ logger = logging.getLogger(__name__)
 PIN = "KEEP"  # an empty file in a commit that must stay
 
 
-def choose(
-    found: Sequence[Commit],
-    *,
-    keep_last: int,
-    keep_best: int = 0,
-    max_bytes: float | None = None,
-) -> list[Commit]:
-    """Return the commits to remove from `found` (oldest first): all but the newest, the best and the pinned.
+@dataclass(frozen=True)
+class Retention:
+    """The newest `last` commits stay, the `best` with the lowest validation loss, and the pinned.
 
-    A disk budget of `max_bytes` shrinks that: the newest and the pinned stay in any case, then come the best, then
-    the others from new to old, while there is room.
+    A disk budget of `max_bytes` shrinks that: the newest and the pinned stay in any case, then come the best, then the
+    others from new to old, while there is room.
     """
+
+    last: int = 3
+    best: int = 0
+    max_bytes: float | None = None
+
+
+def choose(found: Sequence[Commit], keep: Retention) -> list[Commit]:
+    """Return the commits to remove from `found`, which has the lowest step first."""
     if not found:
         return []
-    newest = list(reversed(found))[: max(1, keep_last)]
-    best = sorted((commit for commit in found if not math.isnan(score(commit))), key=score)[:keep_best]
+    # A commit of a higher step than the last one written is damaged, or training went back behind it: it is not kept.
+    written_last = max(found, key=lambda commit: commit.sequence)
+    usable = [commit for commit in found if commit.step <= written_last.step]
+    newest = list(reversed(usable))[: max(1, keep.last)]
+    best = sorted((commit for commit in usable if not math.isnan(score(commit))), key=score)[: keep.best]
     pinned = [newest[0], *(commit for commit in found if (commit.path / PIN).exists())]
     kept: dict[Path, int] = {commit.path: commit.bytes for commit in pinned}
     for commit in [*best, *newest]:
-        if max_bytes is None or commit.path in kept or sum(kept.values()) + commit.bytes <= max_bytes:
+        if keep.max_bytes is None or commit.path in kept or sum(kept.values()) + commit.bytes <= keep.max_bytes:
             kept[commit.path] = commit.bytes
     return [commit for commit in found if commit.path not in kept]
 
 
-def prune(
-    folder: Path,
-    run_id: str,
-    *,
-    keep_last: int,
-    keep_best: int = 0,
-    max_bytes: float | None = None,
-) -> list[Path]:
+def prune(folder: Path, run_id: str, keep: Retention) -> list[Path]:
     """Remove what `choose` names among the commits of run `run_id`, and what an earlier call could not delete."""
-    ours = [commit for commit in commits(folder) if commit.manifest.get("run_id") == run_id]
-    victims = choose(ours, keep_last=keep_last, keep_best=keep_best, max_bytes=max_bytes)
+    victims = choose([commit for commit in commits(folder) if commit.manifest.get("run_id") == run_id], keep)
     fault("before_prune")
     for commit in victims:
         try:
@@ -67,7 +66,7 @@ def prune(
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Delete what a killed process left half written or half deleted. Only for the process that holds the run's lock."""
+    """Delete what a killed process left half written or half deleted. Only for who holds the run's lock."""
     leftovers = sorted([*folder.glob(f"{TEMPORARY}*"), *folder.glob(f"{TRASH}*")])
     _delete(leftovers)
     return leftovers

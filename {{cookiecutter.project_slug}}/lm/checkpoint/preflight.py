@@ -55,7 +55,5 @@ def _space(folder: Path, commit_bytes: int, commits: int) -> list[str]:
 def _pace(seconds: float, seconds_between: float) -> list[str]:
     if seconds <= WORTH_SAYING * seconds_between:
         return []
-    share = 100 * seconds / seconds_between
-    return [
-        f"A checkpoint will take about {seconds:.0f} s here, {share:.0f} % of the time between two: raise checkpoint.every_minutes."
-    ]
+    share = f"about {seconds:.0f} s here, {100 * seconds / seconds_between:.0f} % of the time between two"
+    return [f"A checkpoint will take {share}: raise checkpoint.every_minutes."]

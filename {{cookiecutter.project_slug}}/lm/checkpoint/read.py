@@ -179,7 +179,7 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
     """Like safetensors' load_file, but each tensor owns its memory: a mapped file may be deleted by retention."""
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (it has no iterator)
     except (OSError, SafetensorError) as error:
         raise DamagedCommit(f"{path} cannot be read ({error}).") from None
 

@@ -6,10 +6,11 @@ Killed at any instruction, the folder that was there before is still there and w
 import io
 import json
 import os
+import pickle
 import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,7 @@ def write(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        _write_files(temporary, weights, trainer, rng, extra or {})
-        fault("after_write")
-        files = _flush(temporary)
+        files = _flushed(_written(temporary, weights, trainer, rng, extra or {}))
         fault("after_fsync")
         manifest = {**(about or {}), "schema": SCHEMA, "step": step, "sequence": sequence, "time": time.time()}
         _write_manifest(temporary, {**manifest, "files": files})
@@ -107,23 +106,26 @@ def sync_folder(folder: Path) -> None:
         fsync(folder, os.O_RDONLY)
 
 
-def _write_files(
+def _written(
     folder: Path,
     weights: Mapping[str, Tensor],
     trainer: Mapping[str, Any],
     rng: Sequence[Mapping[str, Any]],
     extra: Mapping[str, str | bytes],
-) -> None:
-    kept, aliases = _untie(weights)
-    _save_tensors(kept, folder / WEIGHTS, {"format": "pt", "aliases": json.dumps(aliases)})
+) -> Iterator[Path]:
+    """Write the files one after the other, and yield each when it is written but not yet on the disk."""
     tensors: dict[str, Tensor] = {}
     tree = split(trainer, tensors)
-    _save_tensors(tensors, folder / TRAINER_TENSORS, {"format": "pt"})
-    _save_tree(tree, folder / TRAINER)
+    yield _save_tensors(tensors, folder / TRAINER_TENSORS, {"format": "pt"})
+    kept, aliases = _untie(weights)
+    yield _save_tensors(kept, folder / WEIGHTS, {"format": "pt", "aliases": json.dumps(aliases)})
+    yield _save_tree(tree, folder / TRAINER)
     for rank, state in enumerate(rng):
-        _save_tree(state, folder / f"rng-rank{rank}.pt")
+        yield _save_tree(state, folder / f"rng-rank{rank}.pt")
     for name, content in extra.items():
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        yield folder / name
+    fault("after_write")
 
 
 def _untie(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -141,20 +143,31 @@ def _untie(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
     return kept, aliases
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> Path:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+    return path
 
 
-def _save_tree(tree: Mapping[str, Any], path: Path) -> None:
-    """torch.save, after the only proof that weights_only=True will load it: loading it."""
-    for key, value in tree.items():
-        try:
-            _loads(_dumps(value))
-        except Exception as error:
-            raise TypeError(
-                f"The state {key!r} cannot be in a checkpoint: use numbers, strings, lists, dicts and tensors. ({error})"
-            ) from error
-    path.write_bytes(_dumps(dict(tree)))
+def _save_tree(tree: Mapping[str, Any], path: Path) -> Path:
+    """torch.save, and the only proof that weights_only=True will load it: loading it."""
+    content = _dumps(dict(tree))
+    try:
+        _loads(content)
+    except pickle.UnpicklingError:
+        for key, value in tree.items():
+            _refuse_unless_loadable(key, value)
+        raise
+    path.write_bytes(content)
+    return path
+
+
+def _refuse_unless_loadable(key: str, value: Any) -> None:
+    try:
+        _loads(_dumps(value))
+    except pickle.UnpicklingError as error:
+        raise TypeError(
+            f"The state {key!r} cannot be in a checkpoint: use numbers, strings, lists, dicts and tensors. ({error})"
+        ) from error
 
 
 def _dumps(value: Any) -> bytes:
@@ -167,21 +180,17 @@ def _loads(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), weights_only=True)
 
 
-def _flush(folder: Path) -> dict[str, dict[str, Any]]:
+def _flushed(written: Iterable[Path]) -> dict[str, dict[str, Any]]:
     """Fsync every file, and return the sizes and checksums of what the system has.
 
-    Checksums are computed while the disk works, and the small files share one commit of the file system's journal:
-    together 1.15 times a plain write and fsync of the same bytes, one after the other 1.6 times.
+    A file goes to the disk while the next is written and checksums are computed, and the small files share one commit
+    of the file system's journal. One after the other the same takes half as long again.
     """
-    paths = sorted(folder.iterdir())
-    with ThreadPoolExecutor(2 * len(paths)) as pool:
-        flushed = [pool.submit(fsync, path) for path in paths]
-        sums = [pool.submit(checksum, path) for path in paths]
-    for future in flushed:
-        future.result()
-    return {
-        path.name: {"bytes": path.stat().st_size, "crc32": crc.result()} for path, crc in zip(paths, sums, strict=True)
-    }
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [(path, pool.submit(fsync, path), pool.submit(checksum, path)) for path in written]
+    for _, flush, _ in jobs:
+        flush.result()
+    return {path.name: {"bytes": path.stat().st_size, "crc32": crc.result()} for path, _, crc in jobs}
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
