@@ -3,6 +3,7 @@
 import ast
 import itertools
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -138,3 +139,15 @@ def test_every_requirement_is_pinned_inside_its_range(bake: Bake) -> None:
     for text in itertools.chain(project["dependencies"], *project["optional-dependencies"].values()):
         requirement = Requirement(text)
         assert requirement.specifier.contains(pins[requirement.name]), text
+
+
+def test_every_import_is_a_requirement(bake: Bake) -> None:
+    project = tomllib.loads(bake().text("pyproject.toml"))["project"]
+    asked = itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
+    known = {Requirement(text).name.replace("-", "_") for text in asked} | {"hydra", "lm", *sys.stdlib_module_names}
+    for name in template_files():
+        if name.endswith(".py") and "/tests/" not in name:
+            nodes = list(ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))))
+            modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+            modules |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+            assert {module.split(".")[0] for module in modules} <= known, name
