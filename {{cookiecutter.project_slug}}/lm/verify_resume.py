@@ -1,11 +1,12 @@
 """Prove that a resumed run is exact on your own config: python -m lm.verify_resume [overrides]
 
-Trains a few steps twice in a temporary folder: once at a stretch, once killed with `kill -9` right after a checkpoint and
-started again. Then compares weights, optimizer, schedule, generators and logged losses, bit for bit.
+Trains a few steps twice in a temporary folder: once at a stretch, once killed with `kill -9` right after a checkpoint
+and started again. Then compares weights, optimizer, schedule, generators and logged losses, bit for bit.
 """
 
 import argparse
 import csv
+import itertools
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ TIMES = {"time", "tokens_per_second", "seconds"}  # columns of metrics.csv that 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for train.py: model=30m data.batch_size=4 …")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for train.py: model=30m data.batch_size=4")
     return parser
 
 
@@ -43,7 +44,7 @@ def verify(overrides: list[str]) -> None:
             print("They differ. Once more at a stretch, to see whether that alone is reproducible", flush=True)
             again = _difference(_train(Path(scratch), short, "again"), straight)
             raise UserError(f"Not exact: {difference}.", cure=_cure(again), code=1)
-    print("Exact: a killed and resumed run has the same weights, optimizer, schedule, generators and losses, bit for bit.")
+    print("Exact: killed and resumed, it has the same weights, optimizer, schedule, generators and losses, by the bit.")
 
 
 def _short(folder: Path, accumulate: int) -> list[str]:
@@ -65,11 +66,19 @@ def _short(folder: Path, accumulate: int) -> list[str]:
 
 def _train(scratch: Path, overrides: list[str], name: str, *, killed: bool = False) -> Path:
     fault = {"LM_FAULT": "after_rename"} if killed else {}
-    command = [sys.executable, "-c", TRAIN, *overrides, f"run.name={name}"]
-    done = subprocess.run(command, env={**os.environ, **fault}, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN, *overrides, f"run.name={name}"],
+        env={**os.environ, **fault},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
     expected = -getattr(signal, "SIGKILL", -signal.SIGTERM) if killed else 0
     if done.returncode != expected:
-        raise UserError(f"The training itself failed:\n{(done.stdout + done.stderr)[-3000:]}", cure="Try it with train.py.")
+        raise UserError(f"The training itself failed:\n{done.stdout[-3000:]}", cure="Try it with train.py.")
     return scratch / name
 
 
@@ -81,9 +90,11 @@ def _difference(one: Path, other: Path) -> str:
     assert commits[0] and commits[1]
     if difference := first_difference(commits[0], commits[1]):
         return difference
-    rows = [_logged(folder) for folder in (one, other)]
-    pairs = zip(*rows, strict=False)
-    return "" if rows[0] == rows[1] else f"metrics.csv: {next((pair for pair in pairs if pair[0] != pair[1]), 'its length')}"
+    ours, theirs = (_logged(folder) for folder in (one, other))
+    different = [
+        f"metrics.csv: {left} and {right}" for left, right in itertools.zip_longest(ours, theirs) if left != right
+    ]
+    return different[0] if different else ""
 
 
 def _logged(run: Path) -> list[dict[str, str]]:
@@ -93,8 +104,8 @@ def _logged(run: Path) -> list[dict[str, str]]:
 
 def _cure(again: str) -> str:
     if not again:
-        return "Two runs at a stretch are equal, so it is resuming: does a callback or model of yours keep state outside?"
-    return f"Two runs at a stretch differ too ({again}): try trainer.deterministic=true, which has exact kernels only."
+        return "Two runs at a stretch are equal, so it is resuming: does a callback of yours have no state_dict?"
+    return f"Two runs at a stretch differ too ({again}): trainer.deterministic=true allows exact kernels only."
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Callbacks that break, stop or slow a run at a chosen place. Named in overrides: `+callbacks.x={_target_:hooks.Pause,…}`."""
+"""Callbacks that break, stop or slow a run at a chosen place: `+callbacks.x={_target_:hooks.PauseAt,hook:step,…}`."""
 
 import contextlib
 import os

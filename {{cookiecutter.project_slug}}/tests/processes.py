@@ -15,15 +15,15 @@ PATIENCE = 240.0  # seconds: for a busy machine, not for a slow test
 class Process:
     """`python train.py OVERRIDES`, started; its output goes to a file, for a pipe that nobody reads would block it."""
 
-    def __init__(self, folder: Path, overrides: list[str], script: str = "train.py", **environment: str) -> None:
+    def __init__(self, folder: Path, overrides: list[str], **environment: str) -> None:
         clean = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
         path = os.pathsep.join([str(PROJECT), str(PROJECT / "tests")])
         clean |= {"PYTHONPATH": path, "PYTHONUTF8": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1", **environment}
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"output-{time.monotonic_ns()}.txt"
         with self.log.open("wb") as output:
-            command = [sys.executable, *(["-m", script] if script.startswith("lm.") else [str(PROJECT / script)]), *overrides]
-            self.popen = subprocess.Popen(command, cwd=folder, env=clean, stdout=output, stderr=subprocess.STDOUT)
+            words = [sys.executable, str(PROJECT / "train.py"), *overrides]
+            self.popen = subprocess.Popen(words, cwd=folder, env=clean, stdout=output, stderr=subprocess.STDOUT)
 
     @property
     def output(self) -> str:

@@ -8,7 +8,7 @@ pytestmark = pytest.mark.slow
 def test_it_proves_the_smallest_run(command, small) -> None:
     done = command("lm.verify_resume", *small, "+model.config.attention_dropout=0.1", "model.attention=eager")
     assert done.returncode == 0, done.stderr
-    assert "Exact: a killed and resumed run has the same weights" in done.stdout
+    assert "Exact: killed and resumed, it has the same weights" in done.stdout
 
 
 def test_it_names_what_differs_first(command, small) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import overrides
 from exactness import assert_same
-from lm.checkpoint import keep, read
 from processes import Process
+
+from lm.checkpoint import keep, read
 
 KILLS = int(os.environ.get("KILLS", "25"))  # per chain; there are two
 STEPS = 12 * KILLS  # more than they leave time for
