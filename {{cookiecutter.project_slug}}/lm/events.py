@@ -5,7 +5,7 @@ A line has `schema time run_id attempt rank step event_type data`, and where the
 
 Event types that the report understands; own ones are welcome beside them:
     fit_start epoch_start training_step gradient_stats param_updates data_sanity_check validation checkpoint
-    nan_skip rollback oom resume sample exception fit_end
+    nan_skip rollback precision_fallback oom sample exception fit_end
 
 Promises, each with a test: a `kill -9` loses at most `flush_seconds` of events and at most the last line is cut; a full
 disk never stops training; a line is standard JSON, so a NaN is `null` and `nonfinite` says what it was.
@@ -220,12 +220,12 @@ def cut_partial_line(path: Path) -> None:
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the events of a file, in constant memory. A line that is not JSON (a killed run's last) is left out."""
     bad: list[int] = []
-    with path.open("rb") as file:
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         for number, line in enumerate(file, start=1):
             try:
                 yield json.loads(line)
             except ValueError:
-                if line.endswith(b"\n"):
+                if line.endswith("\n"):
                     bad.append(number)
     if bad:
         log.warning("%d lines of %s are not JSON and were left out; the first is line %d.", len(bad), path, bad[0])
@@ -233,12 +233,14 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 def current(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the events that count: without what was done beyond the step at which a later start of the run began."""
-    later = starts(path)
+    later = [math.inf, *reversed(starts(path))]
+    limit = min(later)
     for event in read(path):
-        if event["event_type"] == "fit_start" and later:
-            later.pop(0)
+        if event["event_type"] == "fit_start" and len(later) > 1:
+            later.pop()
+            limit = min(later)
         # A later start at step 0 restored nothing: it replaces even the earlier events of step 0.
-        if event["step"] <= min((step or -1 for step in later), default=math.inf):
+        if event["step"] <= limit and limit:
             yield event
 
 

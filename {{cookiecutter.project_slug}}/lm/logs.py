@@ -222,7 +222,7 @@ def link(folder: Path) -> None:
 
 
 def _for_people(record: logging.LogRecord) -> bool:
-    """Keep what libraries only mention, and the warning that Lightning 2.6 gives on torch 2.13 at every batch, in the file."""
+    """Keep in the file what libraries only mention, and the warning of Lightning 2.6 on torch 2.13 at every batch."""
     mentioned = record.levelno <= logging.INFO and record.name.startswith(LIBRARIES)
     return not mentioned and not (record.name == "py.warnings" and "LeafSpec" in record.getMessage())
 

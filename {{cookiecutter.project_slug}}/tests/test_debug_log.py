@@ -127,6 +127,6 @@ def test_train_log_has_what_the_libraries_say(command: Callable, small: list[str
     assert done.returncode == 0, done.stderr
     log = (tmp_path / "runs" / "a" / "logs" / "train.log").read_text(encoding="utf-8")
     assert log.count("`Trainer.fit` stopped: `max_steps=1` reached.") == 1
-    assert done.stderr.count("`Trainer.fit` stopped") == 1
+    assert "`Trainer.fit` stopped" not in done.stderr  # what libraries only mention is for the file
     linked = tmp_path / "runs" / "a" / "tensorboard" / "train.log"
     assert linked.read_text(encoding="utf-8") == log
