@@ -28,7 +28,8 @@ from lm.config.check import check
 from lm.config.compose import CONF, VERSION_BASE, compose, explained, forgive
 from lm.config.help import help_page
 from lm.errors import UserError
-from lm.run import choose_folder, rank
+from lm.logs import rank
+from lm.run import choose_folder
 
 log = logging.getLogger(__name__)
 

@@ -18,14 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from lm.config.identity import difference, digest
 from lm.errors import UserError
+from lm.logs import rank
 
 SCHEMA = 1
 PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "datasets", "hydra-core", "omegaconf", "safetensors", "numpy")
-
-
-def rank() -> int:
-    """Return this process's rank, known from the environment before torch is imported."""
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0)
 
 
 def choose_folder(cfg: DictConfig) -> str:
