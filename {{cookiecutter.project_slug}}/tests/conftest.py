@@ -20,7 +20,7 @@ WORDS = "def return if else for in self import class name value list dict None T
 # The smallest run that still has batches, validation and accumulation.
 SMALL = ("model=tiny", "model.config.vocab_size=300", "model.config.max_position_embeddings=16", "model.config.num_hidden_layers=2",
          "model.config.hidden_size=32", "model.config.intermediate_size=64", "data=text", "data.batch_size=4", "data.val_fraction=0.2",
-         "trainer=cpu", "trainer.precision=32-true", "trainer.max_steps=6", "scheduler.warmup_steps=2")  # fmt: skip
+         "trainer=cpu", "trainer.precision=32-true", "trainer.max_steps=6", "scheduler.warmup_steps=2", "optimizer.lr=1e-3")  # fmt: skip
 
 
 @pytest.fixture(scope="session")

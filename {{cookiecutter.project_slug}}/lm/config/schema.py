@@ -52,6 +52,7 @@ class Debug:
 class Model:
     name: str = key("the first part of the run's name")
     parameters: int | None = key("how many parameters the model has; a test counts them", least=1)
+    peak_lr: float = key("the peak learning rate that suits this size; optimizer.lr takes it", least=0)
     gradient_checkpointing: bool = key("compute activations again in the backward pass: less memory, about a third slower")
     attention: str = key("transformers' attention kernel", choices=("auto", "eager", "sdpa", "flash_attention_2", "flex_attention"))
     compile: Any = key("torch.compile for training steps", choices=("auto", True, False))
