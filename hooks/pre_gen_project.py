@@ -4,6 +4,7 @@ import json
 import re
 import sys
 
+# As typed: cookiecutter.json has replaced its separators by then, as the folder of 'a/b' would leave 'a' behind.
 SLUG = json.loads(r""" {{ cookiecutter.__slug_as_typed | tojson }} """)
 ONE_LINERS = json.loads(
     r""" {{ {"description": cookiecutter.description, "author": cookiecutter.author} | tojson }} """

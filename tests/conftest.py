@@ -1,5 +1,6 @@
 """Make projects from the template as it is in the working tree, without what git ignores (caches, runs)."""
 
+import ast
 import json
 import os
 import subprocess
@@ -33,6 +34,14 @@ def run(*command: str | Path, cwd: Path, check: bool = True, **environment: str)
     if check and done.returncode:
         pytest.fail(f"{' '.join(map(str, command))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def imported(file: Path) -> set[str]:
+    """Return the packages that a Python file imports anywhere, by their first name."""
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    return {module.split(".")[0] for module in modules}
 
 
 class Baked:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from conftest import ANSWERS, FOLDER, QUESTIONS, ROOT, Bake, run
+from conftest import ANSWERS, FOLDER, QUESTIONS, ROOT, Bake, imported, run
 from copy_template import known_files
 
 PYTHON_VERSION = "{{'.python-version'}}"  # pyenv would read .python-version in the template folder, and stop there
@@ -147,7 +147,4 @@ def test_every_import_is_a_requirement(bake: Bake) -> None:
     known = {Requirement(text).name.replace("-", "_") for text in asked} | {"hydra", "lm", *sys.stdlib_module_names}
     for name in template_files():
         if name.endswith(".py") and "/tests/" not in name:
-            nodes = list(ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))))
-            modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-            modules |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
-            assert {module.split(".")[0] for module in modules} <= known, name
+            assert imported(ROOT / name) <= known, name

@@ -1,6 +1,5 @@
 """Hooks validate and polish; a project without them is the same project."""
 
-import ast
 import os
 import sys
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from conftest import ROOT, Bake, Baked, run
+from conftest import ROOT, Bake, Baked, imported, run
 
 Cli = Callable[..., CompletedProcess[str]]
 
@@ -71,11 +70,7 @@ def test_the_project_is_complete_without_hooks(bake: Bake, tmp_path: Path) -> No
 
 def test_hooks_use_the_standard_library_alone() -> None:
     for hook in (ROOT / "hooks").iterdir():
-        tree = ast.parse(hook.read_text(encoding="utf-8"))
-        imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-        names = {alias.name for node in imports for alias in node.names} | {getattr(n, "module", None) for n in imports}
-        assert {name.split(".")[0] for name in names if name} - {"Path"} <= sys.stdlib_module_names
-        assert not names & {"socket", "urllib", "http", "ssl"}
+        assert imported(hook) <= sys.stdlib_module_names - {"socket", "urllib", "http", "ssl"}
 
 
 def test_the_first_commit_holds_everything(cli: Cli, tmp_path: Path) -> None:
