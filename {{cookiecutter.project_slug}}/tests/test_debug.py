@@ -65,6 +65,8 @@ def test_presets_combine_in_any_order_and_default_undoes_none_of_them() -> None:
         ("+debug=mps,cpu", "+debug=[default,mps],[default,cpu]"),
         ("+debug=[mps,fast],cpu", "+debug=[default,mps,fast],[default,cpu]"),
         ("+debug=[default,mps]", "+debug=[default,mps]"),
+        ("+debug=nan", "+debug=[default,'nan']"),
+        ("+debug=[default,'nan']", "+debug=[default,'nan']"),
         ("debug.clean=false", "debug.clean=false"),
     ],
 )

@@ -21,6 +21,7 @@ from lm.errors import UserError
 CONF = Path(__file__).resolve().parents[2] / "conf"
 VERSION_BASE = "1.3"
 
+OmegaConf.register_new_resolver("project_folder", lambda: str(CONF.parent), replace=True)
 OmegaConf.register_new_resolver("run_name", lambda _root_: default_name(_root_), replace=True)
 
 
@@ -49,7 +50,9 @@ def forgive(overrides: Sequence[str]) -> Iterator[str]:
 
 def _on_default(choice: str) -> str:
     names = [name.strip() for name in choice.strip("[] ").split(",")]
-    return f"[{','.join(['default', *(name for name in names if name and name != 'default')])}]"
+    # To Hydra, a bare nan is a number.
+    quoted = ["'nan'" if name.strip("'\"") == "nan" else name for name in names if name not in ("", "default")]
+    return f"[{','.join(['default', *quoted])}]"
 
 
 def _alternatives(value: str) -> list[str]:
