@@ -47,7 +47,7 @@ def run(target: str, *, debug: bool = False) -> None:
             return
         overrides = list(forgive(args.overrides))
         if debug and not any(word.startswith("+debug=") for word in overrides):
-            overrides += forgive(["+debug=default"])
+            overrides = [*forgive(["+debug=default"]), *overrides]
         if not (args.hydra_help or args.cfg or args.info or args.shell_completion):
             overrides = prepare(overrides, multirun=args.multirun, clear=debug)
         flags = [word for word in sys.argv[1:] if word not in args.overrides]

@@ -75,7 +75,7 @@ def load_data(cfg: DictConfig, config: PretrainedConfig) -> LmData:
     recipe = Recipe(config.vocab_size, cfg.data.val_fraction, cfg.seed, cfg.data.limit)
     prepared = prepare(instantiate(cfg.data.source), recipe, Path(cfg.data.prepared))
     context = context_length(config)
-    data = LmData(prepared, context=context, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers)
+    data = LmData(prepared, context=context, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers, packing=cfg.data.packing)
     if len(data.train_windows) < cfg.data.batch_size:
         raise UserError(
             f"The training text has {prepared.meta['train']['tokens']:,} tokens, fewer than one batch of {cfg.data.batch_size} x {context}.",

@@ -17,9 +17,10 @@ from transformers import PreTrainedModel
 
 from lm import run
 from lm.checkpoint import read
+from lm.data.datamodule import windows
 from lm.data.prepare import Prepared, Recipe, prepare
 from lm.data.tokenizer import END_OF_TEXT
-from lm.data.windows import Windows, collate
+from lm.data.windows import collate
 from lm.device import best_device
 from lm.errors import UserError
 from lm.model import build_model, context_length, model_config
@@ -112,8 +113,7 @@ def validation_data(trained: Trained) -> Prepared:
 @torch.no_grad()
 def score(trained: Trained, prepared: Prepared, batch_size: int = 8) -> tuple[float, int]:
     """Return the sum of losses in nats over the validation tokens, each predicted once, and their number. In float32."""
-    windows = Windows(prepared.tokens("val"), prepared.dtype, trained.context, keep_last=True)
-    loader = DataLoader(windows, batch_size=batch_size, collate_fn=lambda rows: collate(rows, batch_size))
+    loader = DataLoader(windows(prepared, "val", trained.context), batch_size=batch_size, collate_fn=lambda rows: collate(rows, batch_size))
     nats, tokens = 0.0, 0
     for batch in track(loader, description="scoring", transient=True, disable=not sys.stderr.isatty()):
         batch = {name: tensor.to(trained.model.device) for name, tensor in batch.items()}

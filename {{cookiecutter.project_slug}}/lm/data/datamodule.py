@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from lm.data.inspect import Inspector
 from lm.data.order import TrainingOrder
 from lm.data.prepare import Prepared
-from lm.data.windows import Windows, collate
+from lm.data.windows import Rows, Windows, collate
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +22,24 @@ class LmData(LightningDataModule):
     The training order is a pure function of (seed, epoch, position), so this module's whole state is `consumed`.
     """
 
-    def __init__(self, prepared: Prepared, *, context: int, batch_size: int, seed: int, num_workers: int = 0) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        *,
+        context: int,
+        batch_size: int,
+        seed: int,
+        num_workers: int = 0,
+        packing: bool = True,
+    ) -> None:
         super().__init__()
         self.prepared = prepared
         self.tokenizer = prepared.tokenizer
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers
-        self.train_windows = Windows(prepared.tokens("train"), prepared.dtype, context)
-        self.val_windows = Windows(prepared.tokens("val"), prepared.dtype, context, keep_last=True)
+        self.train_windows = windows(prepared, "train", context, packing=packing)
+        self.val_windows = windows(prepared, "val", context, packing=packing)
         self._restored = 0
         self._inspector: Inspector | None = None
 
@@ -91,7 +100,7 @@ class LmData(LightningDataModule):
         batch = self.batch_size * world
         return min(size, max(batch, int(overfit * (batch if isinstance(overfit, int) else size)))) if overfit else size
 
-    def _loader(self, windows: Windows, batch_sampler: Any) -> DataLoader[Any]:
+    def _loader(self, windows: Windows | Rows, batch_sampler: Any) -> DataLoader[Any]:
         return DataLoader(
             windows,
             batch_sampler=batch_sampler,
@@ -102,3 +111,14 @@ class LmData(LightningDataModule):
             # Of its own, so that an iterator takes no number from the global stream that dropout draws from.
             generator=Generator().manual_seed(self.seed),
         )
+
+
+def windows(prepared: Prepared, side: str, context: int, *, packing: bool = True) -> Windows | Rows:
+    """Return one side as windows across documents, or without `packing` as a row for each document.
+
+    Training drops the last tokens that fill no window; validation pads and keeps them.
+    """
+    file, learned = prepared.tokens(side), prepared.learned(side)
+    if packing:
+        return Windows(file, prepared.dtype, context, learned=learned, keep_last=side == "val")
+    return Rows(file, prepared.dtype, context, prepared.ends(side), learned=learned)

@@ -1,6 +1,9 @@
 """From a source to files that training maps into memory: a tokenizer and the tokens of each side of the split.
 
-    prepared/<fingerprint>/tokenizer.json  train.bin  val.bin  meta.json
+    prepared/<fingerprint>/tokenizer.json  meta.json  and for train and val:
+        train.bin           tokens
+        train.ends.bin      where each document ends, in tokens, as int64
+        train.learned.bin   a byte for each token: does the loss count it? Only where it does not count all of them
 
 The fingerprint covers the content, the split and the tokenizer, so a folder never goes stale and a second start finds it.
 It is written beside its place and renamed last: a folder that exists is whole.
@@ -12,7 +15,8 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +32,7 @@ from lm.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 256  # documents encoded at a time, on all cores
 
 
@@ -62,6 +66,15 @@ class Prepared:
         """Return the file of `train` or `val` tokens."""
         return self.folder / f"{side}.bin"
 
+    def ends(self, side: str) -> Path:
+        """Return the file that says where each document ends."""
+        return self.folder / f"{side}.ends.bin"
+
+    def learned(self, side: str) -> Path | None:
+        """Return the file that says which tokens the loss counts, None where it counts all."""
+        file = self.folder / f"{side}.learned.bin"
+        return file if file.is_file() else None
+
 
 def prepare(source: Source, recipe: Recipe, root: Path) -> Prepared:
     """Return the prepared folder for a source, made now unless it is there. Raises UserError when a side has no document."""
@@ -83,13 +96,16 @@ def _write(source: Source, recipe: Recipe, folder: Path) -> None:
     sides = _split(documents, recipe)
     texts = [document.text for document in sides["train"]]
     log.info("Training a tokenizer of %d tokens on %d documents", recipe.vocab_size, len(texts))
-    tokenizer = train_tokenizer(texts, recipe.vocab_size, len(texts), show_progress=sys.stderr.isatty())
+    special = getattr(source, "special_tokens", ())
+    show_progress = sys.stderr.isatty()
+    tokenizer = train_tokenizer(texts, recipe.vocab_size, len(texts), special=special, show_progress=show_progress)
     tokenizer.save(str(folder / "tokenizer.json"))
     dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
     meta: dict[str, Any] = {"recipe": asdict(recipe), "dtype": dtype}
     for side, chosen in sides.items():
-        tokens = _encode(tokenizer, chosen, folder / f"{side}.bin", dtype, side)
-        meta[side] = {"documents": len(chosen), "tokens": tokens, "bytes": sum(len(document.text.encode()) for document in chosen)}
+        tokens = _encode(tokenizer, chosen, folder, dtype, side)
+        learned = sum(len(part.encode()) for document in chosen for part, counts in document.parts() if counts)
+        meta[side] = {"documents": len(chosen), "tokens": tokens, "bytes": learned}
     log.info("Prepared %s tokens for training and %s for validation", f"{meta['train']['tokens']:,}", f"{meta['val']['tokens']:,}")
     (folder / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
 
@@ -107,18 +123,43 @@ def _split(documents: list[Document], recipe: Recipe) -> dict[str, list[Document
     return sides
 
 
-def _encode(tokenizer: Tokenizer, documents: list[Document], file: Path, dtype: str, side: str) -> int:
-    end = tokenizer.token_to_id(END_OF_TEXT)
+def _encode(tokenizer: Tokenizer, documents: list[Document], folder: Path, dtype: str, side: str) -> int:
+    """Write the files of one side and return the number of its tokens."""
+    kinds = {"bin": dtype, "ends.bin": "int64"}
+    if any(document.learned is not None for document in documents):
+        kinds["learned.bin"] = "bool"
     count = 0
-    with file.open("wb") as stream:
+    with ExitStack() as stack:
+        streams = {kind: stack.enter_context((folder / f"{side}.{kind}").open("wb")) for kind in kinds}
         batches = list(_batches(documents, BATCH))
         for batch in track(batches, description=f"Tokenizing {side}", disable=len(batches) < 2, transient=True):
-            for encoding in tokenizer.encode_batch([document.text for document in batch]):
-                stream.write(np.array([*encoding.ids, end], dtype=dtype).tobytes())
-                count += len(encoding.ids) + 1
-        stream.flush()
-        os.fsync(stream.fileno())
+            for ids, learned in _encoded(tokenizer, batch):
+                count += len(ids)
+                values = {"bin": ids, "ends.bin": [count], "learned.bin": learned}
+                for kind, stream in streams.items():
+                    stream.write(np.array(values[kind], dtype=kinds[kind]).tobytes())
+        for stream in streams.values():
+            stream.flush()
+            os.fsync(stream.fileno())
     return count
+
+
+def _encoded(tokenizer: Tokenizer, documents: list[Document]) -> Iterator[tuple[list[int], list[bool]]]:
+    """Yield the tokens of each document and which of them the loss counts.
+
+    Each part is encoded by itself, so that no token reaches across a border: an assistant's turn has the tokens that a
+    model would have to generate after the prompt before it.
+    """
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    encodings = iter(tokenizer.encode_batch([part for document in documents for part, _ in document.parts()]))
+    for document in documents:
+        ids: list[int] = []
+        learned: list[bool] = []
+        for _, counts in document.parts():
+            tokens = next(encodings).ids
+            ids += tokens
+            learned += [counts] * len(tokens)
+        yield [*ids, end], [*learned, document.learned is None]
 
 
 def _appear(beside: Path, folder: Path) -> None:
@@ -130,6 +171,6 @@ def _appear(beside: Path, folder: Path) -> None:
             raise
 
 
-def _batches(items: list[Document], size: int) -> Iterator[Iterable[Document]]:
+def _batches(items: list[Document], size: int) -> Iterator[list[Document]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -24,14 +24,28 @@ NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "
 
 @dataclass(frozen=True)
 class Document:
-    """A text that is split, shuffled and ended as one: a file, or a block of one large file."""
+    """A text that is split, shuffled and ended as one: a file, a block of one large file, or a conversation.
+
+    `learned` are the stretches (start, end) of the text that the loss counts, in order; None for all of it.
+    """
 
     name: str
     text: str
+    learned: tuple[tuple[int, int], ...] | None = None
+
+    def parts(self) -> Iterator[tuple[str, bool]]:
+        """Yield the text in parts, each with whether the loss counts it."""
+        if self.learned is None:
+            yield self.text, True
+            return
+        position = 0
+        for start, end in (*self.learned, (len(self.text), len(self.text))):
+            yield from ((part, counts) for part, counts in ((self.text[position:start], False), (self.text[start:end], True)) if part)
+            position = end
 
 
 class Source(Protocol):
-    """What `data.source` builds."""
+    """What `data.source` builds. It may also have `special_tokens`: texts that are one token each."""
 
     def check(self) -> None:
         """Raise UserError, fast and without reading the content, when there is nothing to read."""

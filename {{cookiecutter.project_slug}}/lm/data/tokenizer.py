@@ -1,20 +1,25 @@
 """A byte-level BPE tokenizer of the model's vocabulary size, trained on the training documents."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 END_OF_TEXT = "<|endoftext|>"
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, total: int, *, show_progress: bool = False) -> Tokenizer:
-    """Return a tokenizer of at most `vocab_size` tokens; small corpora may have fewer merges than that. Token 0 ends a text."""
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, total: int, *, special: Sequence[str] = (), show_progress: bool = False
+) -> Tokenizer:
+    """Return a tokenizer of at most `vocab_size` tokens; small corpora may have fewer merges than that.
+
+    Token 0 ends a text; `special` are the next ones, and never cut.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[END_OF_TEXT, *special],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),  # so that any text can be encoded
         show_progress=show_progress,
     )

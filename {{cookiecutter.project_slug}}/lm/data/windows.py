@@ -10,6 +10,34 @@ from torch.utils.data import Dataset
 NO_LABEL = -100
 
 
+class Tokens:
+    """The tokens of one side on disk. `learned` says which of them the loss counts; None for all."""
+
+    def __init__(self, file: Path, dtype: str, learned: Path | None = None) -> None:
+        self.file = file
+        self.dtype = dtype
+        self.learned = learned
+        self.size = file.stat().st_size // np.dtype(dtype).itemsize
+
+    def row(self, start: int, end: int, context: int) -> dict[str, Tensor]:
+        """Return tokens[start:end] as `input_ids` and `labels`, (T,) each; what is missing to T has no label."""
+        ids = self._read(self.file, self.dtype, start, end)
+        labels = ids
+        if self.learned is not None:
+            labels = torch.where(self._read(self.learned, "bool", start, end).bool(), ids, NO_LABEL)
+        missing = context - len(ids)
+        return {
+            "input_ids": torch.nn.functional.pad(ids, (0, missing), value=0),
+            "labels": torch.nn.functional.pad(labels, (0, missing), value=NO_LABEL),
+        }
+
+    @staticmethod
+    def _read(file: Path, dtype: str, start: int, end: int) -> Tensor:
+        # Opened at each access: a mapping is cheap to make, cannot be pickled to a spawned worker, and kept open its pages
+        # would count as this process's memory for ever.
+        return torch.from_numpy(np.memmap(file, dtype=dtype, mode="r")[start:end].astype(np.int64))
+
+
 class Windows(Dataset[dict[str, Tensor]]):
     """Window i is tokens[i * (T - 1) : i * (T - 1) + T]: one token overlaps, so that every token is predicted once.
 
@@ -17,33 +45,46 @@ class Windows(Dataset[dict[str, Tensor]]):
     NO_LABEL when `keep_last`, else dropped.
     """
 
-    def __init__(self, file: Path, dtype: str, context: int, *, keep_last: bool = False) -> None:
-        self.file = file
-        self.dtype = dtype
+    def __init__(
+        self, file: Path, dtype: str, context: int, *, learned: Path | None = None, keep_last: bool = False
+    ) -> None:
+        self.tokens = Tokens(file, dtype, learned)
         self.context = context
-        tokens = file.stat().st_size // np.dtype(dtype).itemsize
-        steps = max(0, tokens - 1)
+        steps = max(0, self.tokens.size - 1)
         self.size = -(-steps // (context - 1)) if keep_last else steps // (context - 1)
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        # Opened at each access: a mapping is cheap to make, cannot be pickled to a spawned worker, and kept open its pages
-        # would count as this process's memory for ever.
-        tokens = np.memmap(self.file, dtype=self.dtype, mode="r")
         start = index * (self.context - 1)
-        window = torch.from_numpy(tokens[start : start + self.context].astype(np.int64))  # (T,)
-        missing = self.context - len(window)
-        return {
-            "input_ids": torch.nn.functional.pad(window, (0, missing), value=0),
-            "labels": torch.nn.functional.pad(window, (0, missing), value=NO_LABEL),
-        }
+        return self.tokens.row(start, start + self.context, self.context)
+
+
+class Rows(Dataset[dict[str, Tensor]]):
+    """Row i is document i alone: cut at the context, which loses its end, or padded with positions without labels."""
+
+    def __init__(self, file: Path, dtype: str, context: int, ends: Path, *, learned: Path | None = None) -> None:
+        self.tokens = Tokens(file, dtype, learned)
+        self.context = context
+        self.ends = ends
+        self.size = ends.stat().st_size // np.dtype(np.int64).itemsize
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        ends = np.memmap(self.ends, dtype=np.int64, mode="r")
+        start, end = int(ends[index - 1]) if index else 0, int(ends[index])
+        return self.tokens.row(start, min(end, start + self.context), self.context)
 
 
 def collate(rows: list[dict[str, Tensor]], batch_size: int) -> dict[str, Tensor]:
     """Stack rows to (B, T) each. A last batch with fewer is filled with rows without labels: shapes never change, so that
     compiled code is compiled once."""
-    filler = {"input_ids": torch.zeros_like(rows[0]["input_ids"]), "labels": torch.full_like(rows[0]["labels"], NO_LABEL)}
+    filler = {
+        "input_ids": torch.zeros_like(rows[0]["input_ids"]),
+        "labels": torch.full_like(rows[0]["labels"], NO_LABEL),
+    }
     rows = rows + [filler] * (batch_size - len(rows))
     return {name: torch.stack([row[name] for row in rows]) for name in filler}

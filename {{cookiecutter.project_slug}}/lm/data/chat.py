@@ -1,0 +1,105 @@
+"""Conversations in JSON lines, one a line, as documents in which the loss counts the assistant's turns only.
+
+    {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}      OpenAI's form
+    {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}          ShareGPT's form
+
+chat_template.jinja, beside this file, turns messages into text; what it has inside `generation` is what is learned.
+Whoever talks to the model later needs the same one.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lm.data.sources import Document, TextSource
+from lm.errors import UserError
+
+Messages = list[dict[str, str]]
+
+TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+ROLES = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user",
+    "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool",
+}  # fmt: skip
+
+
+class ChatSource(TextSource):
+    """Conversations from a .jsonl file, from all of a folder, or from a glob."""
+
+    special_tokens = ("<|im_start|>", "<|im_end|>")
+
+    def __init__(self, path: str | None) -> None:
+        if path is None:
+            raise UserError(
+                "data=chat needs to know which conversations.",
+                cure="Name a .jsonl file, a folder or a glob with data.path=PATH. One file ships: devtools/chat.jsonl.",
+            )
+        super().__init__(path)
+        if Path(path).expanduser().is_dir():
+            self.files = [file for file in self.files if file.suffix == ".jsonl"]
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(super().fingerprint().encode() + TEMPLATE.read_bytes()).hexdigest()
+
+    def documents(self) -> Iterator[Document]:
+        for file in self.files:
+            for number, messages in conversations(file):
+                text, learned = rendered(messages)
+                yield Document(f"{self._name(file)}:{number}", text, learned)
+
+
+def conversations(file: Path) -> Iterator[tuple[int, Messages]]:
+    """Yield each conversation of a file with its line number. Raises UserError, naming the line, for what is none."""
+    with file.open(encoding="utf-8-sig") as lines:
+        try:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, normalized(json.loads(line))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
+        except ValueError as error:  # JSONDecodeError is one
+            raise UserError(
+                f"{file}:{number} is no conversation: {error}.",
+                cure=f"Its forms are described in lm/data/{Path(__file__).name}.",
+            ) from error
+
+
+def normalized(record: Any) -> Messages:
+    """Return a record of either form as messages with `role` and `content`. Raises ValueError."""
+    if isinstance(record, dict):
+        record = record.get("messages") or record.get("conversations")
+    if not isinstance(record, list) or not record:
+        raise ValueError("it has no list of messages under 'messages' or 'conversations'")
+    return [_message(item) for item in record]
+
+
+def rendered(messages: Messages) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """Return a conversation as text, and the stretches of it that are the assistant's."""
+    # Imported here: transformers takes seconds, and `check` is asked before anything heavy may be imported.
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    template = TEMPLATE.read_text(encoding="utf-8")
+    texts, spans = render_jinja_template([messages], chat_template=template, return_assistant_tokens_mask=True)
+    return texts[0], tuple((start, end) for start, end in spans[0])
+
+
+def _message(item: Any) -> dict[str, str]:
+    if not isinstance(item, dict):
+        raise ValueError(f"{item!r} is not a message")
+    role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
+    if role not in ROLES:
+        raise ValueError(f"the role {role!r} is none of {', '.join(ROLES)}")
+    return {"role": ROLES[role], "content": _text(content)}
+
+
+def _text(content: Any) -> str:
+    """Return a message's text: a string, or OpenAI's list of parts, of which only text can be learned here."""
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        return "".join(str(part["text"]) for part in content)
+    if not isinstance(content, str):
+        raise ValueError(f"the content {content!r} is not text")
+    return content
