@@ -10,7 +10,7 @@ from typing import cast
 
 from hydra.utils import get_method, instantiate
 from lightning.pytorch import Callback, Trainer, seed_everything
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig
 
 from lm import logs
@@ -123,7 +123,9 @@ def build_module(cfg: DictConfig, config: PretrainedConfig, picks: Picks, steps:
 
 def build_trainer(cfg: DictConfig, picks: Picks, run: Run, *, step: int) -> Trainer:
     """Return Lightning's Trainer with what was picked, and with callbacks and loggers that go on after `step`."""
-    arguments = {key: value for key, value in cfg.trainer.items() if value is not None or key == "check_val_every_n_epoch"}
+    values = OmegaConf.to_container(cfg.trainer, resolve=True)  # while ${run.dir} can be looked up: alone it could not
+    assert isinstance(values, dict)
+    arguments = {key: value for key, value in values.items() if value is not None or key == "check_val_every_n_epoch"}
     arguments.pop("mps_fix")
     arguments |= {"accelerator": picks.accelerator, "precision": picks.precision, "default_root_dir": str(run.folder)}
     plugins = list(instantiate(arguments.pop("plugins", []), _convert_="all"))

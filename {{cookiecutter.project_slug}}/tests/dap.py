@@ -10,6 +10,7 @@ It does what VS Code does: launches or attaches with the configuration's own fie
 asks for, and a session for every child process.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -48,7 +49,14 @@ class Session:
         self.incoming = incoming
         self.outgoing = outgoing
         self.sent = 0
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def close(self) -> None:
+        self.reader.join(10)
+        for stream in (self.outgoing, self.incoming):
+            with contextlib.suppress(OSError):  # what could not be sent any more
+                stream.close()
 
     def send(self, kind: str, **fields: Any) -> int:
         self.sent += 1
@@ -65,6 +73,35 @@ class Session:
                 self.inbox.put((self, json.loads(self.incoming.read(length))))
         except (OSError, ValueError):
             return  # closed under our feet: the session is over
+
+
+class Terminal:
+    """The terminal that the adapter asks for: a program whose output is kept."""
+
+    def __init__(self, wanted: Message) -> None:
+        environ = {name: value for name, value in (os.environ | wanted.get("env", {})).items() if value is not None}
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        self.process = subprocess.Popen(wanted["args"], cwd=wanted["cwd"], env=environ, **output)
+        self.text = ""
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def close(self) -> None:
+        _end(self.process)
+        self.reader.join(10)
+        self.process.stdout.close()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.text += line.decode("utf-8", "replace")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @dataclass
@@ -92,6 +129,11 @@ class Stop:
         self.debugger.request(self.session, "continue", threadId=self.thread)
 
 
+def _breakpoints(file: Path, points: Sequence[Breakpoint]) -> Message:
+    here = [{"line": point.line, "condition": point.condition} for point in points if point.file == file]
+    return {"source": {"path": str(file)}, "breakpoints": here}
+
+
 class Debugger:
     def __init__(
         self,
@@ -106,33 +148,38 @@ class Debugger:
         self.exceptions = list(exceptions)
         self.timeout = timeout
         self.inbox: queue.Queue[tuple[Session, Message]] = queue.Queue()
+        self.adapter: subprocess.Popen[bytes] | None = None
+        self.sessions: list[Session] = []
         self.answers: dict[tuple[Session, int], Message] = {}
         self.halts: list[tuple[Session, Message]] = []  # stops and exits that nobody has asked for yet
-        self.terminals: list[subprocess.Popen[bytes]] = []
-        self.output = ""
+        self.terminals: list[Terminal] = []
+        self.ended = False
+        self.console = ""  # what came through the protocol
         self.refused: list[Message] = []  # breakpoints that cannot be hit, with the debugger's reason
 
     def __enter__(self) -> Self:
-        self.adapter = subprocess.Popen(
-            [sys.executable, "-m", "debugpy.adapter"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert self.adapter.stdin is not None and self.adapter.stdout is not None
-        self.main = Session(self.inbox, self.adapter.stdout, self.adapter.stdin)  # type: ignore[arg-type]
+        # As in VS Code: a program that listens has the adapter inside; everything else needs one started here.
+        if address := self.config.get("connect"):
+            self.main = self._connect(address)
+        else:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            self.adapter = subprocess.Popen([sys.executable, "-m", "debugpy.adapter"], **pipes)
+            self.main = Session(self.inbox, self.adapter.stdout, self.adapter.stdin)
         self._open(self.main, self.config)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.adapter.poll() is None:
+        if self.main.reader.is_alive():
             self.main.send("request", command="disconnect", arguments={"terminateDebuggee": True})
-        for process in (*self.terminals, self.adapter):
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        if self.adapter:
+            _end(self.adapter)
+        for closing in (*self.sessions, *self.terminals):
+            closing.close()
+
+    @property
+    def output(self) -> str:
+        """All that the program has printed, in whichever console the configuration asks for."""
+        return self.console + "".join(terminal.text for terminal in self.terminals)
 
     def wait_for_stop(self) -> Stop:
         session, event = self._next_halt()
@@ -147,6 +194,16 @@ class Debugger:
             session, event = self._next_halt()
         assert event["event"] == "exited", f"the program stopped again: {event['body']}\n{self.output}"
         return int(event["body"]["exitCode"])
+
+    def wait_for_end(self) -> None:
+        """Wait until a program that was attached to is over. Only what was launched has an exit code."""
+        self._pump(lambda: self.ended)
+
+    def clear_breakpoints(self) -> None:
+        files, self.breakpoints = {point.file for point in self.breakpoints}, ()
+        for session in self.sessions:
+            for file in files:
+                session.send("request", command="setBreakpoints", arguments=_breakpoints(file, ()))
 
     def request(self, session: Session, command: str, **arguments: Any) -> Message:
         number = session.send("request", command=command, arguments=arguments)
@@ -163,10 +220,9 @@ class Debugger:
 
     def _configure(self, session: Session) -> None:
         """Answer `initialized`. Nothing is waited for: the events of several processes come mixed."""
+        self.sessions.append(session)
         for file in {point.file for point in self.breakpoints}:
-            points = [{"line": p.line, "condition": p.condition} for p in self.breakpoints if p.file == file]
-            arguments = {"source": {"path": str(file)}, "breakpoints": points}
-            session.send("request", command="setBreakpoints", arguments=arguments)
+            session.send("request", command="setBreakpoints", arguments=_breakpoints(file, self.breakpoints))
         session.send("request", command="setExceptionBreakpoints", arguments={"filters": self.exceptions})
         session.send("request", command="configurationDone")
 
@@ -197,33 +253,33 @@ class Debugger:
                 self._configure(session)
             case {"event": "debugpyAttach", "body": child}:
                 self._follow(child)
+            case {"event": "terminated"} if session is self.main:
+                self.ended = True
             case {"event": "stopped" | "exited"}:
                 self.halts.append((session, message))
             case {"event": "output", "body": {"category": "stdout" | "stderr", "output": text}}:
-                self.output += text
+                self.console += text
 
     def _open_terminal(self, session: Session, message: Message) -> None:
-        wanted = message["arguments"]
-        environ = {name: value for name, value in (os.environ | wanted.get("env", {})).items() if value is not None}
-        process = subprocess.Popen(
-            wanted["args"], cwd=wanted["cwd"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        self.terminals.append(process)
-        threading.Thread(target=self._copy, args=(process.stdout,), daemon=True).start()
-        session.send(
-            "response",
-            request_seq=message["seq"],
-            command="runInTerminal",
-            success=True,
-            body={"processId": process.pid},
-        )
-
-    def _copy(self, terminal: BinaryIO) -> None:
-        for line in terminal:
-            self.output += line.decode("utf-8", "replace")
+        terminal = Terminal(message["arguments"])
+        self.terminals.append(terminal)
+        body = {"processId": terminal.process.pid}
+        session.send("response", request_seq=message["seq"], command="runInTerminal", success=True, body=body)
 
     def _follow(self, child: Message) -> None:
         """Open a session for a child process, which waits for it before its first line."""
-        connection = socket.create_connection((child["connect"]["host"], child["connect"]["port"]))
-        stream = connection.makefile("rwb")
-        self._open(Session(self.inbox, stream, stream), child)  # type: ignore[arg-type]
+        self._open(self._connect(child["connect"]), child)
+
+    def _connect(self, address: Message) -> Session:
+        """Open a session with an adapter that listens, or will in a moment."""
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                connection = socket.create_connection((address["host"], address["port"]))
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline, f"nobody listens on {address}"
+                time.sleep(0.1)
+        with connection:  # the stream keeps it open
+            stream = connection.makefile("rwb")
+        return Session(self.inbox, stream, stream)

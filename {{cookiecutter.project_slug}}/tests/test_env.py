@@ -75,14 +75,14 @@ def test_a_variable_that_a_loaded_library_has_read_is_refused_and_nothing_is_set
 
 
 def test_children_inherit_and_nothing_heavy_is_imported() -> None:
-    program = """if True:
-        import subprocess, sys
-        from lm.env import apply
-        apply({"LM_TEST_VARIABLE": "seen"})
-        print(sorted({"torch", "transformers", "datasets", "huggingface_hub", "hydra"} & set(sys.modules)))
-        child = "import os; print(os.environ['LM_TEST_VARIABLE'])"
-        subprocess.run([sys.executable, "-c", child], check=True)
-    """
+    program = """
+import subprocess, sys
+from lm.env import apply
+apply({"LM_TEST_VARIABLE": "seen"})
+print(sorted({"torch", "transformers", "datasets", "huggingface_hub", "hydra"} & set(sys.modules)))
+child = "import os; print(os.environ['LM_TEST_VARIABLE'])"
+subprocess.run([sys.executable, "-c", child], check=True)
+"""
     done = subprocess.run(
         [sys.executable, "-u", "-c", program], check=False, cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
     )

@@ -14,7 +14,6 @@ from typing import Any
 
 from lm.env import read_dotenv
 
-ROOT = Path(__file__).parents[1]
 Settings = dict[str, Any]
 
 # A string is matched first and kept, so that the // of an address is no comment.
@@ -23,67 +22,62 @@ LAST_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])')
 VARIABLE = re.compile(r"\$\{([^}]+)\}")
 
 
-def load(name: str) -> Settings:
-    """Return one of the files in .vscode/ as JSON: comments and last commas are allowed there, and not in Python."""
-    text = (ROOT / ".vscode" / name).read_text(encoding="utf-8")
+def strip_jsonc(text: str) -> str:
+    """Turn VS Code's JSON into Python's: comments and last commas are allowed there only."""
     for pattern in (COMMENT, LAST_COMMA):
         text = pattern.sub(lambda match: match[1] or "", text)
-    return dict(json.loads(text))
+    return text
 
 
-def configurations() -> dict[str, Settings]:
-    """Return the launch configurations by name."""
-    return {config["name"]: config for config in load("launch.json")["configurations"]}
+class Workspace:
+    """A project folder, as VS Code has it open. `variables` are answers to `${input:…}`, `${file}` and the like."""
 
+    def __init__(self, root: Path, **variables: str) -> None:
+        self.root = root
+        self.variables = {"workspaceFolder": str(root), "command:python.interpreterPath": sys.executable, **variables}
+        launch, tasks = self.load("launch.json"), self.load("tasks.json")
+        self.configurations = {config["name"]: config for config in launch["configurations"]}
+        self.tasks = {task["label"]: task for task in tasks["tasks"]}
+        # Neither file sees the inputs of the other, nor their answers.
+        self.launch_answers, self.task_answers = _defaults(launch), _defaults(tasks)
 
-def resolve(value: Any, variables: Mapping[str, str]) -> Any:
-    """Replace ${…} everywhere in a configuration. A variable that nobody has named raises KeyError."""
-    known = {
-        "workspaceFolder": str(ROOT),
-        "command:python.interpreterPath": sys.executable,
-        **{f"env:{name}": value for name, value in os.environ.items()},
-        **{f"input:{given['id']}": given["default"] for given in _inputs() if "default" in given},
-        **variables,
-    }
-    if isinstance(value, dict):
-        return {key: resolve(item, variables) for key, item in value.items()}
-    if isinstance(value, list):
-        return [resolve(item, variables) for item in value]
-    return VARIABLE.sub(lambda match: known[match[1]], value) if isinstance(value, str) else value
+    def load(self, name: str) -> Settings:
+        """Return one of the files in .vscode/."""
+        return dict(json.loads(strip_jsonc((self.root / ".vscode" / name).read_text(encoding="utf-8"))))
 
+    def configuration(self, name: str, **variables: str) -> Settings:
+        """Return what VS Code hands to debugpy, after running the pre-launch task."""
+        config = self.resolve(self.configurations[name], self.launch_answers | variables)
+        if task := config.pop("preLaunchTask", None):
+            self.run_task(task)
+        file = config.pop("envFile", str(self.root / ".env"))
+        config["env"] = read_dotenv(Path(file), {}) | config.get("env", {})
+        return {"python": [sys.executable], "cwd": str(self.root), "console": "integratedTerminal", **config}
 
-def launch(name: str, **variables: str) -> Settings:
-    """Return what VS Code hands to debugpy for a configuration, after running its pre-launch task as VS Code does."""
-    config = resolve(configurations()[name], variables)
-    if task := config.pop("preLaunchTask", None):
-        run_task(task, variables)
-    file = config.pop("envFile", str(ROOT / ".env"))
-    config["env"] = read_dotenv(Path(file), {}) | config.get("env", {})
-    return {"python": [sys.executable], "cwd": str(ROOT), "console": "integratedTerminal", **config}
-
-
-def run_task(label: str, variables: Mapping[str, str]) -> None:
-    """Run a task and, before it, those that it depends on. Raises CalledProcessError where VS Code would ask what to do."""
-    task = next(task for task in load("tasks.json")["tasks"] if task["label"] == label)
-    needs = task.get("dependsOn", [])
-    for needed in [needs] if isinstance(needs, str) else needs:
-        run_task(needed, variables)
-    if "command" in task:
+    def run_task(self, label: str, **variables: str) -> str:
+        """Run a task, after those that it depends on, and return what it printed. A failure is an AssertionError."""
+        task = self.resolve(self.tasks[label], self.task_answers | variables)
+        needs, printed = task.get("dependsOn", []), ""
+        for needed in [needs] if isinstance(needs, str) else needs:
+            printed += self.run_task(needed, **variables)
+        if "command" not in task:
+            return printed
         assert task["type"] == "process", f"{label} would go through a shell"
-        command = resolve([task["command"], *task.get("args", [])], variables)
-        options = resolve(task.get("options", {}), variables)
-        environ = os.environ | options.get("env", {})
-        done = subprocess.run(
-            command,
-            check=False,
-            cwd=options.get("cwd", ROOT),
-            env=environ,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-        )
-        assert done.returncode == 0, f"task {label!r} failed:\n{done.stdout}{done.stderr}"
+        command, environ = [task["command"], *task.get("args", [])], os.environ | task.get("options", {}).get("env", {})
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8"}
+        done = subprocess.run(command, check=False, cwd=self.root, env=environ, **output)
+        assert done.returncode == 0, f"task {label!r} failed:\n{done.stdout}"
+        return printed + done.stdout
+
+    def resolve(self, value: Any, answers: Mapping[str, str]) -> Any:
+        """Replace ${…} everywhere in a configuration. A variable that nobody has named raises KeyError."""
+        if isinstance(value, dict):
+            return {key: self.resolve(item, answers) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.resolve(item, answers) for item in value]
+        known = {**self.variables, **answers}
+        return VARIABLE.sub(lambda match: known[match[1]], value) if isinstance(value, str) else value
 
 
-def _inputs() -> list[Settings]:
-    return [*load("launch.json").get("inputs", []), *load("tasks.json").get("inputs", [])]
+def _defaults(file: Settings) -> dict[str, str]:
+    return {f"input:{asked['id']}": asked["default"] for asked in file.get("inputs", [])}
