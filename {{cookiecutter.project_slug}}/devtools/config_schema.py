@@ -14,7 +14,7 @@ from typing import Any, get_args
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it works in a project that is not installed
 
-from lm.config import schema  # noqa: E402
+from lm.config import schema
 
 FOLDER = ROOT / ".vscode" / "schema"
 GROUPS = (schema.Model, schema.Data, schema.Optimizer, schema.Scheduler, schema.Trainer)
