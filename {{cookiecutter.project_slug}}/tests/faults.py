@@ -162,3 +162,37 @@ class NanBackward(torch.autograd.Function):
     @staticmethod
     def backward(_ctx: Any, gradient: Tensor) -> Tensor:
         return gradient * math.nan
+
+
+class Dump(Callback):
+    """Leaves what each rank has at the end in its own file, with the steps that changed nothing."""
+
+    def __init__(self) -> None:
+        self.record = Record()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LmModule, *_: Any) -> None:
+        self.record.on_train_batch_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LmModule) -> None:
+        state = {"tensors": self.record.after[trainer.global_step], "unchanged": self.record.unchanged()}
+        torch.save(state, f"{trainer.default_root_dir}/rank{trainer.global_rank}.pt")
+
+
+class ThinOut(Callback):
+    """Takes the label from every third token id, so that rows and ranks have different numbers of labels."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LmModule, batch: Any, batch_idx: int) -> None:
+        batch["labels"][batch["input_ids"] % 3 == 0] = -100
+
+
+class Losses(Callback):
+    """Reads the loss of every optimizer step."""
+
+    last: "Losses"
+
+    def __init__(self) -> None:
+        Losses.last = self
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LmModule, *_: Any) -> None:
+        self.losses.append(pl_module.mean.loss.item())
