@@ -1,12 +1,16 @@
 """Callbacks that break, stop or slow a run at a chosen place: `+callbacks.x={_target_:hooks.PauseAt,hook:step,…}`."""
 
 import contextlib
+import multiprocessing
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lm.checkpoint import read
 
 
 class PowerCut(Exception):
@@ -83,6 +87,13 @@ class KillWorkerAt(At):
     """Kills a loader process."""
 
     def act(self, trainer: Trainer) -> None:
-        for process in __import__("multiprocessing").active_children():
+        for process in multiprocessing.active_children():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, 9)
+
+
+class DeleteNewestAt(At):
+    """Does what a person with `rm -r` does."""
+
+    def act(self, trainer: Trainer) -> None:
+        shutil.rmtree(read.commits(Path(trainer.default_root_dir) / "checkpoints")[-1].path)
