@@ -31,10 +31,11 @@ def test_the_newest_stay(tmp_path):
 
 def test_the_best_and_the_pinned_stay_too(tmp_path):
     found = fill(tmp_path, 1, 2, 3, 4, 5, 6, scores=[0.5, 0.1, 0.3, None, 0.2, 0.4])
-    keep.pin(found[3])
+    keep.pin(found[3], "me")
+    keep.unpin(found[3], "somebody else")
     keep.prune(tmp_path, "ours", Retention(last=1, best=1))
     assert steps(tmp_path) == [2, 4, 6]
-    keep.pin(found[3], keep=False)
+    keep.unpin(found[3], "me")
     keep.prune(tmp_path, "ours", Retention(last=1, best=1))
     assert steps(tmp_path) == [2, 6]
 

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from lm import events, incident, stop
 from lm.callbacks.nan_evidence import Memory, facts_about, weights_finite, why
 from lm.callbacks.nan_rollback import roll_back
-from lm.checkpoint.keep import pin
+from lm.checkpoint.keep import pin, unpin
 from lm.checkpoint.rollback import anchors, usable
 from lm.errors import UserError
 from lm.guard import Guard
@@ -56,7 +56,6 @@ class NanGuard(Callback):
         self._reports = Lagged(LAG)
         self._memory = Memory(LAG + 1)
         self._step = 0
-        self._pinned: list[str] = []
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         pl_module.guard = self.guard
@@ -92,10 +91,8 @@ class NanGuard(Callback):
         for_rollback = {c.path.name for c in anchors(found, first_bad=first_bad, good_after=self.good_after)}
         for commit in found:
             name = commit.path.name
-            wanted = name in for_replay | for_rollback
-            if wanted or name in self._pinned:  # a pin that someone set by hand is theirs to remove
-                pin(commit, keep=wanted)
-        self._pinned = sorted((for_replay | for_rollback) - {None})
+            change = pin if name in for_replay | for_rollback else unpin
+            change(commit, type(self).__name__)
 
     def _judge(self, trainer: Trainer, module: Any, record: Record) -> None:
         norm, _, skip, _ = record.values
@@ -180,7 +177,6 @@ class NanGuard(Callback):
             "guard": self.guard.state_dict(),
             "reports": self._reports.state_dict(),
             "policy": self.policy.state_dict(),
-            "pinned": self._pinned,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -188,4 +184,3 @@ class NanGuard(Callback):
         self.guard.load_state_dict(state["guard"])
         self._reports.load_state_dict(state["reports"])
         self.policy.load_state_dict(state["policy"])
-        self._pinned = state["pinned"]

@@ -18,7 +18,7 @@ from lm.checkpoint.write import TEMPORARY, TRASH, fault
 
 logger = logging.getLogger(__name__)
 
-PIN = "KEEP"  # an empty file in a commit that must stay
+PIN = "KEEP"  # a file in a commit that must stay; says who wants that
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,18 @@ def score(commit: Commit) -> float:
     return math.nan if value is None else float(value)
 
 
-def pin(commit: Commit, *, keep: bool = True) -> None:
-    """Keep a commit whatever `choose` says, or no longer. `touch …/step-00000100/KEEP` does the same by hand."""
-    if keep:
-        (commit.path / PIN).touch()
-    else:
-        (commit.path / PIN).unlink(missing_ok=True)
+def pin(commit: Commit, owner: str) -> None:
+    """Keep a commit whatever `choose` says. `touch …/step-00000100/KEEP` does the same by hand, and then it stays."""
+    path = commit.path / PIN
+    if not path.exists():
+        path.write_text(owner, encoding="utf-8")
+
+
+def unpin(commit: Commit, owner: str) -> None:
+    """Take back a pin of this `owner`; another one's, or one made by hand, is left alone."""
+    path = commit.path / PIN
+    if path.is_file() and path.read_text(encoding="utf-8") == owner:
+        path.unlink(missing_ok=True)
 
 
 def _delete(folders: Iterable[Path]) -> None:
