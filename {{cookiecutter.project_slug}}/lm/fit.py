@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig) -> float | None:
     """Train, or continue, the run of `cfg`. Returns its validation loss in nats, for sweepers that minimize."""
     with logs.recording(), listening(), opened(cfg) as run:
+        for change in run.diary["attempts"][-1].get("changes", []):
+            log.info("Changed since the last attempt: %s", change)
         seed_everything(cfg.seed, workers=True, verbose=False)
         config = model_config(cfg.model.config)
         data = load_data(cfg, config)
@@ -48,7 +50,8 @@ def train(cfg: DictConfig) -> float | None:
         picks = pick_hardware(cfg, config, steps, run)
         module = build_module(cfg, config, picks, steps)
         trainer = build_trainer(cfg, picks, run, step=point.step if point else 0)
-        trainer.fit(module, data, ckpt_path=point.path if point else None, weights_only=True)
+        with workers_explained():
+            trainer.fit(module, data, ckpt_path=point.path if point else None, weights_only=True)
         loss = final_loss(trainer, module, data)
         run.note_result(trainer.global_step, loss)
         say_goodbye(run.folder, module.model, data.tokenizer, loss, context_length(config))
@@ -68,6 +71,18 @@ def opened(cfg: DictConfig) -> Iterator[Run]:
         run.close("failed", error=f"{type(error).__name__}: {error}")
         raise
     run.close("finished")
+
+
+@contextmanager
+def workers_explained() -> Iterator[None]:
+    """Say what to do when a loader process dies, most often for lack of memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        cure = "The same command goes on from the last checkpoint; data.num_workers=0 loads without processes."
+        raise UserError(f"A loader worker died ({error}).", cure=cure) from error
 
 
 def load_data(cfg: DictConfig, config: PretrainedConfig) -> LmData:

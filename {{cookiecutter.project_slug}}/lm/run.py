@@ -16,7 +16,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from lm.config.identity import difference, digest
+from lm.config.identity import difference, digest, free_changes
 from lm.errors import UserError
 from lm.logs import rank
 
@@ -69,7 +69,7 @@ class Run:
         lock = _locked(folder)
         diary = read(folder) or {"schema": SCHEMA, "id": secrets.token_hex(8), "name": folder.name, "attempts": []}
         diary |= {"identity": digest(cfg), "status": "running"}
-        diary["attempts"].append(_attempt(len(diary["attempts"]) + 1))
+        diary["attempts"].append(_attempt(len(diary["attempts"]) + 1) | {"changes": _changes(folder, cfg)})
         run = cls(folder, diary, lock)
         write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         run._write()
@@ -121,6 +121,12 @@ def write_text(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)
+
+
+def _changes(folder: Path, cfg: DictConfig) -> list[str]:
+    """Return what the config says otherwise than in the attempt before."""
+    saved = folder / "config.yaml"
+    return free_changes(_load(saved), cfg) if saved.is_file() else []
 
 
 def _names(name: str) -> Iterator[str]:

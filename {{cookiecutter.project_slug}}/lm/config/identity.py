@@ -22,6 +22,10 @@ TRAINER_IDENTITY = (
 )  # fmt: skip
 
 
+# Where a change between two attempts is worth saying; the rest is names and folders, or follows from these.
+FREE = ("trainer.", "data.", "model.", "checkpoint.", "callbacks.signals.", "callbacks.samples.", "callbacks.debug_log.")
+
+
 def identity(cfg: DictConfig) -> dict[str, Any]:
     """Return what defines the experiment as {dotted key: value}, sorted, with interpolations resolved."""
     container = OmegaConf.to_container(cfg, resolve=False)
@@ -44,7 +48,23 @@ def default_name(cfg: DictConfig) -> str:
 
 def difference(old: DictConfig, new: DictConfig) -> list[str]:
     """Return one line per key of the experiment that differs, `optimizer.lr: 0.001 -> 0.0003`."""
-    before, after = identity(old), identity(new)
+    return _changed(identity(old), identity(new))
+
+
+def free_changes(old: DictConfig, new: DictConfig) -> list[str]:
+    """Return such lines for the keys that may change between two attempts of one run."""
+    before, after = (
+        {key: value for key, value in _resolved(cfg).items() if key.startswith(FREE) and key not in identity(cfg)}
+        for cfg in (old, new)
+    )
+    return _changed(before, after)
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    return _flat(OmegaConf.to_container(cfg, resolve=True))
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
         for key in sorted(before.keys() | after.keys())
