@@ -42,7 +42,7 @@ def main() -> None:
         if shutil.which("jq"):
             path = str(Path(folder) / "debug_log" / "events.jsonl")
             commands["jq, one type of event"] = ["jq", "-r", JQ, path]
-        best = {name: (math.inf, 0.0) for name in commands}
+        best = dict.fromkeys(commands, (math.inf, 0.0))
         for _ in range(args.rounds):  # interleaved, so that both meet the same machine
             for name, command in commands.items():
                 best[name] = min(best[name], measure(command))
