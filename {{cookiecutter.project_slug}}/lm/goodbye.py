@@ -35,6 +35,7 @@ def commands(folder: Path) -> dict[str, str]:
     return {
         "more text": f'python generate.py {run} --prompt "{PROMPT}"',
         "score": f"python evaluate.py {run}",
+        "report": f"python -m lm.report {run}",
         "train longer": "the same command with trainer.max_steps=…",
         "curves": f"tensorboard --logdir {folder.parent.as_posix()}",
     }

@@ -128,3 +128,13 @@ def test_every_python_recipe_runs(recorded: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) >= 6
+
+
+def test_every_command_of_the_guides_names_a_file_that_is_there() -> None:
+    text = GUIDE + (PROJECT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    files = set(re.findall(r"python ((?:devtools/)?\w+\.py)", text))
+    modules = {f"{name.replace('.', '/')}" for name in re.findall(r"python -m (lm\.\w+)", text)}
+    assert {"train.py", "evaluate.py", "devtools/repair_log.py"} <= files and "lm/report" in modules
+    missing = [file for file in files if not (PROJECT / file).is_file()]
+    missing += [m for m in modules if not ((PROJECT / f"{m}.py").is_file() or (PROJECT / m / "__main__.py").is_file())]
+    assert not missing
