@@ -17,6 +17,7 @@ EAGER_CONTEXT = 512
 # Compiling takes 20 s or more, seconds from the cache. It gives about a tenth on a CPU, much more on a GPU: runs shorter than this
 # would not earn it back.
 COMPILE_SECONDS = {"cpu": 400.0, "cuda": 60.0}
+LAST_BROKEN_MPS = (2, 13)
 # Order of magnitude of what a device computes in training, only to tell seconds from minutes.
 FLOPS_PER_SECOND = {"cpu": 3e11, "mps": 3e12, "cuda": 5e13}
 
@@ -42,7 +43,9 @@ def pick(cfg: DictConfig, *, context: int, parameters: int, tokens: int) -> Pick
     """
     device, why_device = _device(cfg)
     precision, why_precision = _precision(str(cfg.trainer.precision), device)
-    attention, why_attention = _attention(str(cfg.model.attention), device, precision, context, bool(cfg.trainer.mps_fix))
+    attention, why_attention = _attention(
+        str(cfg.model.attention), device, precision, context, bool(cfg.trainer.mps_fix)
+    )
     compiled, why_compiled = _compile(cfg.model.compile, device, parameters * tokens * 6 / FLOPS_PER_SECOND[device])
     if device == "cpu" and precision.startswith("32"):
         # AMD's CPUs take a slow path for fp32 unless oneDNN may choose (measured: 1.7 times, same accuracy). Where the hardware has
@@ -76,8 +79,13 @@ def _device(cfg: DictConfig) -> tuple[str, str]:
     if here[asked]:
         return asked, f"{asked} (asked for)"
     if cfg.debug.strict or cfg.debug.folder is None:
-        raise UserError(f"This machine has no {asked} device that torch {torch.__version__} can use.", cure="Try trainer=auto, or trainer=cpu.")
-    log.warning("This machine has no %s device: the same preset runs on the CPU (debug.strict=true makes this an error).", asked)
+        raise UserError(
+            f"This machine has no {asked} device that torch {torch.__version__} can use.",
+            cure="Try trainer=auto, or trainer=cpu.",
+        )
+    log.warning(
+        "This machine has no %s device: the same preset runs on the CPU (debug.strict=true makes this an error).", asked
+    )
     return "cpu", f"cpu (no {asked} here)"
 
 
@@ -97,13 +105,22 @@ def native_precision(device: str) -> tuple[str, str]:
 
 
 def _attention(asked: str, device: str, precision: str, context: int, mps_fix: bool) -> tuple[str, str]:
+    fix = device == "mps" and mps_fix and mps_masks_are_broken()
+    if asked == "sdpa" and fix:
+        return "sdpa_one_key", "sdpa attention with masks that leave every row a key (asked for; trainer.mps_fix)"
     if asked != "auto":
         return asked, f"{asked} attention (asked for)"
-    if device == "mps" and mps_fix:
-        return "eager", "eager attention (sdpa on MPS makes NaN of padded rows)"
+    if fix:
+        return "eager", "eager attention (sdpa on MPS makes NaN of padded rows; trainer.mps_fix)"
     if device == "cpu" and precision.startswith("bf16") and context <= EAGER_CONTEXT:
         return "eager", f"eager attention (faster than sdpa in bf16 on a CPU at context {context})"
     return "sdpa", "sdpa attention"
+
+
+def mps_masks_are_broken(version: str = torch.__version__) -> bool:
+    """Say whether sdpa on MPS may make NaN of a row without a key: pytorch#156707 in training, fixed in 2.9, and
+    pytorch#167515 without gradients, still open in LAST_BROKEN_MPS."""
+    return tuple(int(part) for part in version.split(".")[:2]) <= LAST_BROKEN_MPS
 
 
 def _compile(asked: object, device: str, seconds: float) -> tuple[bool, str]:

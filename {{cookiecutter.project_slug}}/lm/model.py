@@ -6,12 +6,23 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from torch import Tensor
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lm.errors import UserError
 
 log = logging.getLogger(__name__)
+
+ONE_KEY = "sdpa_one_key"  # transformers' sdpa, whose mask leaves every row a key
 
 
 def model_config(cfg: DictConfig) -> PretrainedConfig:
@@ -49,6 +60,24 @@ def recompute_activations(model: PreTrainedModel) -> list[str]:
     ]
     log.info("Activations are computed again in the backward pass of %d layers: %s", len(layers), ", ".join(layers))
     return layers
+
+
+def leave_one_key(mask: Tensor) -> Tensor:
+    """Let a query that may see no key see all of them. mask (..., T queries, T keys), True where a query may look.
+
+    The softmax of a row of -inf is nan, forward and backward, and a masked query's output is never used: any finite
+    number will do. A row that has a key is left as it is.
+    """
+    return mask | ~mask.any(dim=-1, keepdim=True)
+
+
+def _mask_with_one_key(*args: Any, **kwargs: Any) -> Tensor | None:
+    mask = ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*args, **kwargs)
+    return None if mask is None else leave_one_key(mask)
+
+
+AttentionInterface.register(ONE_KEY, ALL_ATTENTION_FUNCTIONS["sdpa"])
+AttentionMaskInterface.register(ONE_KEY, _mask_with_one_key)
 
 
 def context_length(config: PretrainedConfig) -> int:
