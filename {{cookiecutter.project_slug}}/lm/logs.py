@@ -39,14 +39,9 @@ ANSI = re.compile(
 
 # Lightning gives its loggers a console of their own, transformers also stops passing its records on [at import].
 LIBRARIES = (
-    "lightning",
-    "lightning.fabric",
-    "lightning.pytorch",
-    "lightning_utilities",
-    "transformers",
-    "datasets",
-    "huggingface_hub",
-)
+    "lightning", "lightning.fabric", "lightning.pytorch", "lightning_utilities",
+    "transformers", "datasets", "huggingface_hub",
+)  # fmt: skip
 
 
 def strip_ansi(text: str) -> str:

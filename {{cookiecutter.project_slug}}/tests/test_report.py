@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lm import events
+from lm.config.compose import compose
 from lm.errors import UserError
 from lm.report.facts import duration, facts
 from lm.report.judge import Finding, judge
@@ -233,7 +234,8 @@ def test_the_page_stands_alone_and_shows_no_text_as_code(two: list[Record]) -> N
     assert not re.search(r"""(src|href)=["'](?!data:)""", ours)
     assert "&lt;script&gt;alert(100)" in html and "<script>alert(100)" not in html
     assert html.count('class="plotly-graph-div"') == 6
-    assert "<code>optimizer.lr</code></td><td><code>0.001</code></td><td><code>0.5</code>" in html
+    default = compose().optimizer.lr
+    assert f"<code>optimizer.lr</code></td><td><code>{default}</code></td><td><code>0.5</code>" in html
     assert "hunter2" not in html and "***" in html
 
 

@@ -135,16 +135,11 @@ class Record:
         return sum(last - first for first, last in self.times.values())
 
     def curve(self, name: str, step: int, value: float | None) -> None:
-        if value is None:  # it was not finite: the curve has a gap
-            return
-        if name not in self.curves:
-            self.curves[name] = Curve()
-        self.curves[name].add(step, value)
+        if value is not None:  # else it was not finite, and the curve has a gap
+            self.curves.setdefault(name, Curve()).add(step, value)
 
     def mark(self, kind: str, step: int, data: Data) -> None:
-        if kind not in self.marks:
-            self.marks[kind] = Thinned(2000)
-        self.marks[kind].add((step, data))
+        self.marks.setdefault(kind, Thinned(2000)).add((step, data))
 
     def steps_of(self, kind: str) -> list[int]:
         """Return the steps of the marks of a kind, each once: a resumed run reports its last skipped step again."""
@@ -188,9 +183,7 @@ def validation(record: Record, step: int, data: Data) -> None:
 
 
 def sample(record: Record, step: int, data: Data) -> None:
-    if data["prompt"] not in record.samples:
-        record.samples[data["prompt"]] = Thinned(12)
-    record.samples[data["prompt"]].add((step, data["text"]))
+    record.samples.setdefault(data["prompt"], Thinned(12)).add((step, data["text"]))
 
 
 def data_sanity_check(record: Record, step: int, data: Data) -> None:
