@@ -1,7 +1,8 @@
 """How long does a checkpoint of the 14M model stop training? python benchmarks/checkpoint_stall.py [FOLDER]
 
-Trains on FOLDER's disk (default: a temporary folder) and commits after every step; before each commit the same bytes are
-written to one file and fsynced, which is the least that any durable checkpoint can cost. Prints both, and their ratio.
+Trains on FOLDER's disk (default: a temporary folder) and commits after every step; before each commit the same bytes
+are written to one file and fsynced, which is the least that any durable checkpoint can cost. Prints both, and their
+ratio.
 """
 
 import os
@@ -16,11 +17,12 @@ PROJECT = next(Path(__file__).resolve().parents[1].glob("*cookiecutter.project_s
 sys.path.insert(0, str(PROJECT))
 
 from lightning.pytorch import LightningModule, Trainer  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+
 from lm.callbacks.checkpoint import DurableCheckpoint  # noqa: E402
 from lm.checkpoint import read  # noqa: E402
 from lm.config.compose import compose  # noqa: E402
 from lm.fit import train  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
 
 ROUNDS = 16
 PAUSE = 0.5
@@ -69,13 +71,30 @@ def main(folder: str) -> None:
     text = Path(folder) / "text"
     text.mkdir()
     for number in range(50):
-        (text / f"{number}.txt").write_text(f"def number_{number}(): return {number} * {number}\n" * 40, encoding="utf-8")
-    cfg = compose([
-        "model=14m", "model.config.max_position_embeddings=16", "model.config.vocab_size=2048", "data=text", f"data.path={text}", "data.batch_size=1",
-        f"data.prepared={folder}/prepared", f"run.root={folder}/runs", "trainer=cpu", "trainer.precision=32-true", f"trainer.max_steps={ROUNDS}",
-        "trainer.limit_val_batches=0", "model.compile=false", "logger=none", "checkpoint.every_n_steps=1", "data.val_fraction=0.2",
-        "callbacks.checkpoint._target_=__main__.Timed"
-    ])  # fmt: skip
+        (text / f"{number}.txt").write_text(
+            f"def number_{number}(): return {number} * {number}\n" * 40, encoding="utf-8"
+        )
+    cfg = compose(
+        [
+            "model=14m",
+            "model.config.max_position_embeddings=16",
+            "model.config.vocab_size=2048",
+            "data=text",
+            f"data.path={text}",
+            "data.batch_size=1",
+            f"data.prepared={folder}/prepared",
+            f"run.root={folder}/runs",
+            "trainer=cpu",
+            "trainer.precision=32-true",
+            f"trainer.max_steps={ROUNDS}",
+            "trainer.limit_val_batches=0",
+            "model.compile=false",
+            "logger=none",
+            "checkpoint.every_n_steps=1",
+            "data.val_fraction=0.2",
+            "callbacks.checkpoint._target_=__main__.Timed",
+        ]
+    )
     OmegaConf.resolve(cfg)
     train(cfg)
     least, ours = statistics.median(plain), statistics.median(stalls)
@@ -83,7 +102,8 @@ def main(folder: str) -> None:
     print(f"\n{size / 1e6:.0f} MB on {folder}, medians of {len(stalls)} interleaved rounds")
     print(f"plain write + fsync  {least * 1e3:6.0f} ms")
     print(f"a commit             {ours * 1e3:6.0f} ms")
-    print(f"ratio                {ours / least:6.2f}   (each round: {', '.join(f'{b / a:.2f}' for a, b in zip(plain, stalls, strict=True))})")
+    each = ", ".join(f"{b / a:.2f}" for a, b in zip(plain, stalls, strict=True))
+    print(f"ratio                {ours / least:6.2f}   (each round: {each})")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,18 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Print a prompt and what a trained model says next.")
     parser.add_argument("path", metavar="RUN", help="a run folder, or one of its checkpoint folders")
     parser.add_argument("--prompt", default="def ", help="what to continue (default: %(default)r)")
-    parser.add_argument("--max-tokens", type=number(int, 1), default=200, help="stop after so many tokens (default: %(default)s)")
-    parser.add_argument("--temperature", type=number(float, 0), default=0.8, help="0 takes the most likely token (default: %(default)s)")
-    parser.add_argument("--top-k", type=number(int, 0), default=50, help="choose among the k most likely; 0 for all (default: %(default)s)")
+    parser.add_argument(
+        "--max-tokens", type=number(int, 1), default=200, help="stop after so many tokens (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--temperature", type=number(float, 0), default=0.8, help="0 takes the most likely token (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--top-k",
+        type=number(int, 0),
+        default=50,
+        help="choose among the k most likely; 0 for all (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default: %(default)s)")
     return parser
 

@@ -56,7 +56,8 @@ def run(target: str, *, debug: bool = False) -> None:
 
 
 def prepare(overrides: Sequence[str], *, multirun: bool, clear: bool = False) -> list[str]:
-    """Check every job before the first one starts, set the environment, and return the overrides with the folder named."""
+    """Check every job before the first one starts, set the environment, and return the overrides with the folder
+    named."""
     jobs = sweep(overrides) if multirun else [list(overrides)]
     configs = [compose(job) for job in jobs]
     for cfg in configs:
@@ -83,7 +84,8 @@ def enter_debug_folder(debug: DictConfig, *, clear: bool) -> Mapping[str, env.Va
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the jobs of `a=1,2 b=3,4` as lists of overrides. What only a sweeper can choose (`interval(0,1)`) is left out."""
+    """Return the jobs of `a=1,2 b=3,4` as lists of overrides. What only a sweeper can choose (`interval(0,1)`) is left
+    out."""
     with explained():
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     fixed = [item for item in parsed if not item.is_sweep_override() or item.is_discrete_sweep()]
@@ -147,6 +149,7 @@ def _hydra_main(target: str) -> None:
 
 
 def _relative(folder: str) -> str:
-    """Return a folder as a user would type it: short below the working directory, and so the same on another machine."""
+    """Return a folder as a user would type it: short below the working directory, and so the same on another
+    machine."""
     path, here = Path(folder), Path.cwd()
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)

@@ -12,10 +12,11 @@ from lm.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# The CPU's flash kernel is what holds bf16 back at short contexts (a quarter of a step at 256); at long ones its memory wins.
+# The CPU's flash kernel is what holds bf16 back at short contexts (a quarter of a step at 256); at long ones its memory
+# wins.
 EAGER_CONTEXT = 512
-# Compiling takes 20 s or more, seconds from the cache. It gives about a tenth on a CPU, much more on a GPU: runs shorter than this
-# would not earn it back.
+# Compiling takes 20 s or more, seconds from the cache. It gives about a tenth on a CPU, much more on a GPU: runs
+# shorter than this would not earn it back.
 COMPILE_SECONDS = {"cpu": 400.0, "cuda": 60.0}
 LAST_BROKEN_MPS = (2, 13)
 # Order of magnitude of what a device computes in training, only to tell seconds from minutes.
@@ -37,9 +38,11 @@ class Picks:
 
 
 def pick(cfg: DictConfig, *, context: int, parameters: int, tokens: int) -> Picks:
-    """Resolve every `auto` of `cfg` for a model of so many parameters, trained on `tokens` tokens in windows of `context`.
+    """Resolve every `auto` of `cfg` for a model of so many parameters, trained on `tokens` tokens in windows of
+    `context`.
 
-    Raises UserError when a device is asked for by name and is not here (under `debug.strict`, or without a debug preset).
+    Raises UserError when a device is asked for by name and is not here (under `debug.strict`, or without a debug
+    preset).
     """
     device, why_device = _device(cfg)
     precision, why_precision = _precision(str(cfg.trainer.precision), device)
@@ -48,8 +51,8 @@ def pick(cfg: DictConfig, *, context: int, parameters: int, tokens: int) -> Pick
     )
     compiled, why_compiled = _compile(cfg.model.compile, device, parameters * tokens * 6 / FLOPS_PER_SECOND[device])
     if device == "cpu" and precision.startswith("32"):
-        # AMD's CPUs take a slow path for fp32 unless oneDNN may choose (measured: 1.7 times, same accuracy). Where the hardware has
-        # bf16 matrix units, "medium" may use them and lose digits; "high" does not.
+        # AMD's CPUs take a slow path for fp32 unless oneDNN may choose (measured: 1.7 times, same accuracy). Where the
+        # hardware has bf16 matrix units, "medium" may use them and lose digits; "high" does not.
         torch.set_float32_matmul_precision("high" if torch.cpu.get_capabilities().get("amx_bf16") else "medium")
     elif device == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -136,7 +139,8 @@ def _compile(asked: object, device: str, seconds: float) -> tuple[bool, str]:
 
 
 def _fast_bf16_cpu() -> bool:
-    """Matrix units (AMX) make bf16 fast, and so do AMD's vector units: 2.5 times fp32. Intel's vector units without AMX do not:
+    """Matrix units (AMX) make bf16 fast, and so do AMD's vector units: 2.5 times fp32. Intel's vector units without AMX
+    do not:
     185 GFLOP/s measured in bf16 on a core that does 340 in fp32."""
     capabilities = torch.cpu.get_capabilities()
     intel = str(capabilities.get("cpu_name", "")).startswith("Intel")

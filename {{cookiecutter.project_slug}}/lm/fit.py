@@ -45,7 +45,9 @@ def train(cfg: DictConfig) -> float | None:
         steps = total_steps(cfg, data)
         point = starting_point(cfg, data)
         if point and (result := run.result(point.step, steps)):
-            log.info("%s is complete: %d steps. To train it longer, raise trainer.max_steps.", run.folder.name, point.step)
+            log.info(
+                "%s is complete: %d steps. To train it longer, raise trainer.max_steps.", run.folder.name, point.step
+            )
             return cast("float | None", result["val_loss"])
         picks = pick_hardware(cfg, config, steps, run)
         module = build_module(cfg, config, picks, steps)
@@ -90,10 +92,18 @@ def load_data(cfg: DictConfig, config: PretrainedConfig) -> LmData:
     recipe = Recipe(config.vocab_size, cfg.data.val_fraction, cfg.seed, cfg.data.limit)
     prepared = prepare(instantiate(cfg.data.source), recipe, Path(cfg.data.prepared))
     context = context_length(config)
-    data = LmData(prepared, context=context, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers, packing=cfg.data.packing)
+    data = LmData(
+        prepared,
+        context=context,
+        batch_size=cfg.data.batch_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        packing=cfg.data.packing,
+    )
     if len(data.train_windows) < cfg.data.batch_size:
         raise UserError(
-            f"The training text has {prepared.meta['train']['tokens']:,} tokens, fewer than one batch of {cfg.data.batch_size} x {context}.",
+            f"The training text has {prepared.meta['train']['tokens']:,} tokens, "
+            f"fewer than one batch of {cfg.data.batch_size} x {context}.",
             cure="Use more text, or lower data.batch_size.",
         )
     return data
@@ -102,7 +112,8 @@ def load_data(cfg: DictConfig, config: PretrainedConfig) -> LmData:
 def total_steps(cfg: DictConfig, data: LmData) -> int:
     """Return how many optimizer steps the run has: the length of the schedule.
 
-    Lightning's `estimated_stepping_batches` is not asked: it builds the loaders before the run is restored (Lightning #20550).
+    Lightning's `estimated_stepping_batches` is not asked: it builds the loaders before the run is restored (Lightning
+    #20550).
     """
     devices = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) and cfg.trainer.devices > 0 else 1
     batches = len(data.train_windows) // (cfg.data.batch_size * devices * cfg.trainer.get("num_nodes", 1))
@@ -120,7 +131,13 @@ def pick_hardware(cfg: DictConfig, config: PretrainedConfig, steps: int, run: Ru
     parameters, context = count_parameters(config), context_length(config)
     tokens_per_step = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches * context
     picks = pick(cfg, context=context, parameters=parameters, tokens=steps * tokens_per_step)
-    log.info("%s: %s parameters, %s steps of %s tokens", run.folder.name, f"{parameters:,}", f"{steps:,}", f"{tokens_per_step:,}")
+    log.info(
+        "%s: %s parameters, %s steps of %s tokens",
+        run.folder.name,
+        f"{parameters:,}",
+        f"{steps:,}",
+        f"{tokens_per_step:,}",
+    )
     log.info("%s", picks)
     run.note(picks=picks.reasons, parameters=parameters)
     return picks
@@ -165,7 +182,8 @@ def build_all(group: DictConfig) -> list[Callback]:
 
 
 def final_loss(trainer: Trainer, module: LmModule, data: LmData) -> float | None:
-    """Return the validation loss of the last step, validating now unless that was just done; None with validation off."""
+    """Return the validation loss of the last step, validating now unless that was just done; None with validation
+    off."""
     if not trainer.limit_val_batches:
         return None
     if module.validated_at != trainer.global_step:

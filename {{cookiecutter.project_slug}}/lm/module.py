@@ -24,8 +24,8 @@ Batch = dict[str, Tensor]
 
 class LmModule(LightningModule):
     """Wraps a transformers model for Lightning. `make_optimizer(parameter_groups)` and `make_scheduler(optimizer)` are
-    partial functions from the config; `nominal_labels` is the number of labels in a full micro-batch; `compiled` compiles
-    the training step only, so that nothing else sees it.
+    partial functions from the config; `nominal_labels` is the number of labels in a full micro-batch; `compiled`
+    compiles the training step only, so that nothing else sees it.
 
     Readable from callbacks: `mean` and `verdict` of the last optimizer step, on the device; `mean.factor` from
     `on_before_optimizer_step` on, which is what stored gradients have to be multiplied with to be the true ones.
@@ -48,7 +48,8 @@ class LmModule(LightningModule):
         self.guard = Guard()  # without limits; callbacks/nan_guard.py brings its own
         self.mean: Mean | None = None
         self.verdict: Verdict | None = None
-        # Logits (B, T, V) of the last training batch, for a callback that asks: else they would take memory after the step.
+        # Logits (B, T, V) of the last training batch, for a callback that asks: else they would take memory after the
+        # step.
         self.keep_logits = False
         self.logits: Tensor | None = None
         self.nominal_labels = nominal_labels
@@ -61,7 +62,9 @@ class LmModule(LightningModule):
         self.logits = logits if self.keep_logits else None
         return self._window.add(total, labels)
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None) -> None:
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
         assert optimizer_closure is not None
         backward = optimizer_closure
 
@@ -101,7 +104,10 @@ class LmModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(parameter_groups(self.model))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+        }
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self.log("lr", optimizer.param_groups[0]["lr"])
@@ -119,15 +125,16 @@ class LmModule(LightningModule):
 
     def _sums(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         logits = self(batch)
-        # Detached here: an output that could be differentiated would cost the compiled backward a tensor of zeros this size.
+        # Detached here: an output that could be differentiated would cost the compiled backward a tensor of zeros this
+        # size.
         return *loss_sums(logits, batch["labels"]), logits.detach()
 
 
 def loss_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the summed cross-entropy in nats and the number of labels it sums over, both float32 scalars.
 
-    Position t of `logits` (B, T, V) predicts label t + 1 of `labels` (B, T). Counted after that shift, a row whose only label
-    is its first token counts nothing; a batch without labels gives 0 / max(0, 1) = 0, not NaN.
+    Position t of `logits` (B, T, V) predicts label t + 1 of `labels` (B, T). Counted after that shift, a row whose only
+    label is its first token counts nothing; a batch without labels gives 0 / max(0, 1) = 0, not NaN.
     """
     targets = labels[:, 1:].flatten()  # (B * (T - 1))
     predictions = logits[:, :-1].flatten(0, 1).float()  # (B * (T - 1), V)
@@ -136,7 +143,8 @@ def loss_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Return two optimizer groups: matrices, which weight decay shrinks, and vectors (biases, norms), which it must not."""
+    """Return two optimizer groups: matrices, which weight decay shrinks, and vectors (biases, norms), which it must
+    not."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in trainable if parameter.dim() >= 2]
     vectors = [parameter for parameter in trainable if parameter.dim() < 2]

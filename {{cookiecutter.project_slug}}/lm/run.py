@@ -21,7 +21,17 @@ from lm.errors import UserError
 from lm.logs import rank
 
 SCHEMA = 1
-PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "datasets", "hydra-core", "omegaconf", "safetensors", "numpy")
+PACKAGES = (
+    "torch",
+    "lightning",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "hydra-core",
+    "omegaconf",
+    "safetensors",
+    "numpy",
+)
 
 
 def choose_folder(cfg: DictConfig) -> str:
@@ -184,7 +194,9 @@ def _versions() -> dict[str, str]:
 
 def _git() -> dict[str, Any] | None:
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, encoding="utf-8", timeout=10, check=True)
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, encoding="utf-8", timeout=10, check=True
+        )
         return done.stdout.strip()
 
     try:

@@ -25,8 +25,8 @@ def sample(
 ) -> Iterator[int]:
     """Yield up to `max_tokens` token ids that continue `prompt`, ending before the id `stop`.
 
-    Temperature 0 takes the most likely token. When the context is full, the cache is rebuilt from its newer half. Draws from a
-    generator of its own, so that sampling during training does not disturb it.
+    Temperature 0 takes the most likely token. When the context is full, the cache is rebuilt from its newer half. Draws
+    from a generator of its own, so that sampling during training does not disturb it.
     """
     generator = torch.Generator().manual_seed(seed)
     tokens = prompt[-(context - 1) :] or [0]

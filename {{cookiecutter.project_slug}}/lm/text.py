@@ -51,7 +51,9 @@ def load(path: str) -> Trained:
     model = build_model(config)
     model.load_state_dict(read.load_weights(commit))
     tokenizer = Tokenizer.from_file(str(commit.path / "tokenizer.json"))
-    return Trained(folder, cfg, model.eval().to(torch.device(best_device())), tokenizer, context_length(config), commit.step)
+    return Trained(
+        folder, cfg, model.eval().to(torch.device(best_device())), tokenizer, context_length(config), commit.step
+    )
 
 
 def generate(path: str, prompt: str, max_tokens: int, temperature: float, top_k: int, seed: int) -> None:
@@ -94,7 +96,10 @@ def evaluate(path: str, as_json: bool) -> None:
         print(json.dumps(result))
         return
     print(f"{result['run']} at step {trained.step}, on {tokens:,} tokens ({size:,} bytes) of held-out text:")
-    print(f"  loss {result['loss']:.4f} nats per token, perplexity {result['perplexity']:.2f}, {result['bits_per_byte']:.4f} bits per byte")
+    print(
+        f"  loss {result['loss']:.4f} nats per token, perplexity {result['perplexity']:.2f}, "
+        f"{result['bits_per_byte']:.4f} bits per byte"
+    )
 
 
 def validation_data(trained: Trained) -> Prepared:
@@ -112,8 +117,13 @@ def validation_data(trained: Trained) -> Prepared:
 
 @torch.no_grad()
 def score(trained: Trained, prepared: Prepared, batch_size: int = 8) -> tuple[float, int]:
-    """Return the sum of losses in nats over the validation tokens, each predicted once, and their number. In float32."""
-    loader = DataLoader(windows(prepared, "val", trained.context), batch_size=batch_size, collate_fn=lambda rows: collate(rows, batch_size))
+    """Return the sum of losses in nats over the validation tokens, each predicted once, and their number. In
+    float32."""
+    loader = DataLoader(
+        windows(prepared, "val", trained.context),
+        batch_size=batch_size,
+        collate_fn=lambda rows: collate(rows, batch_size),
+    )
     nats, tokens = 0.0, 0
     for batch in track(loader, description="scoring", transient=True, disable=not sys.stderr.isatty()):
         batch = {name: tensor.to(trained.model.device) for name, tensor in batch.items()}

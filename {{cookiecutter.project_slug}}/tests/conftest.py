@@ -15,12 +15,47 @@ settings.register_profile("project", deadline=None)  # a busy machine is slow, n
 settings.load_profile("project")
 
 PROJECT = Path(__file__).resolve().parents[1]
-WORDS = "def return if else for in self import class name value list dict None True ( ) : = [ ]".split()
+WORDS = [
+    "def",
+    "return",
+    "if",
+    "else",
+    "for",
+    "in",
+    "self",
+    "import",
+    "class",
+    "name",
+    "value",
+    "list",
+    "dict",
+    "None",
+    "True",
+    "(",
+    ")",
+    ":",
+    "=",
+    "[",
+    "]",
+]
 
 # The smallest run that still has batches, validation and accumulation.
-SMALL = ("model=tiny", "model.config.vocab_size=300", "model.config.max_position_embeddings=16", "model.config.num_hidden_layers=2",
-         "model.config.hidden_size=32", "model.config.intermediate_size=64", "data=text", "data.batch_size=4", "data.val_fraction=0.2",
-         "trainer=cpu", "trainer.precision=32-true", "trainer.max_steps=6", "scheduler.warmup_steps=2", "optimizer.lr=1e-3")  # fmt: skip
+SMALL = (
+    "model=tiny",
+    "model.config.vocab_size=300",
+    "model.config.max_position_embeddings=16",
+    "model.config.num_hidden_layers=2",
+    "model.config.hidden_size=32",
+    "model.config.intermediate_size=64",
+    "data=text",
+    "data.batch_size=4",
+    "data.val_fraction=0.2",
+    "trainer=cpu",
+    "trainer.precision=32-true",
+    "trainer.max_steps=6",
+    "scheduler.warmup_steps=2",
+    "optimizer.lr=1e-3",
+)
 
 
 @pytest.fixture(scope="session")
@@ -70,10 +105,24 @@ def train(compose: Callable[..., DictConfig]) -> Callable[..., Path]:
 def command(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """Run `python SCRIPT ARGUMENTS` as a user does, in a fresh folder unless `cwd` says otherwise."""
 
-    def run(script: str, *arguments: str, cwd: Path = tmp_path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    def run(
+        script: str, *arguments: str, cwd: Path = tmp_path, **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
         clean = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
-        environment = {**clean, "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests")]), "COLUMNS": "200", **environment}
-        words = [sys.executable, *(("-m", script) if script.startswith("lm.") else (str(PROJECT / script),)), *arguments]
-        return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
+        environment = {
+            **clean,
+            "PYTHONUTF8": "1",
+            "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests")]),
+            "COLUMNS": "200",
+            **environment,
+        }
+        words = [
+            sys.executable,
+            *(("-m", script) if script.startswith("lm.") else (str(PROJECT / script),)),
+            *arguments,
+        ]
+        return subprocess.run(
+            words, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False
+        )
 
     return run

@@ -49,7 +49,11 @@ def test_a_mistake_is_answered_by_a_sentence(override: str, sentence: str) -> No
 def test_all_complaints_come_at_once() -> None:
     with pytest.raises(UserError) as caught:
         check(compose(["data.batch_size=0", "optimizer.lr=abc", "seed=-1"]))
-    assert {line.partition("=")[0] for line in str(caught.value).splitlines()} == {"data.batch_size", "optimizer.lr", "seed"}
+    assert {line.partition("=")[0] for line in str(caught.value).splitlines()} == {
+        "data.batch_size",
+        "optimizer.lr",
+        "seed",
+    }
 
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}={file.stem}")
@@ -74,10 +78,29 @@ def test_the_trainer_takes_lightnings_arguments_under_their_own_names() -> None:
 
 def test_the_name_is_the_experiment() -> None:
     name = default_name(compose())
-    same = ["trainer.max_steps=9", "trainer.accelerator=cpu", "data.num_workers=2", "run.root=elsewhere", "logger=none",
-            "checkpoint.keep_last=9", "trainer.val_check_interval=7", "model.compile=false", "resume=never", "trainer.log_every_n_steps=1"]  # fmt: skip
-    other = ["optimizer.lr=1e-4", "seed=1", "model.config.hidden_size=256", "data.batch_size=4", "scheduler.warmup_steps=1",
-             "trainer.accumulate_grad_batches=2", "trainer.precision=32-true", "+mine.key=1", "data.limit=0.5"]  # fmt: skip
+    same = [
+        "trainer.max_steps=9",
+        "trainer.accelerator=cpu",
+        "data.num_workers=2",
+        "run.root=elsewhere",
+        "logger=none",
+        "checkpoint.keep_last=9",
+        "trainer.val_check_interval=7",
+        "model.compile=false",
+        "resume=never",
+        "trainer.log_every_n_steps=1",
+    ]
+    other = [
+        "optimizer.lr=1e-4",
+        "seed=1",
+        "model.config.hidden_size=256",
+        "data.batch_size=4",
+        "scheduler.warmup_steps=1",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.precision=32-true",
+        "+mine.key=1",
+        "data.limit=0.5",
+    ]
     assert name.startswith("14m-stdlib-")
     assert {default_name(compose([override])) for override in same} == {name}
     names = [default_name(compose([override])) for override in other]
@@ -85,7 +108,9 @@ def test_the_name_is_the_experiment() -> None:
 
 
 def test_the_difference_of_two_experiments_names_the_key() -> None:
-    assert difference(compose(), compose(["optimizer.lr=1e-4", "trainer.max_steps=3"])) == ["optimizer.lr: 0.003 -> 0.0001"]
+    assert difference(compose(), compose(["optimizer.lr=1e-4", "trainer.max_steps=3"])) == [
+        "optimizer.lr: 0.003 -> 0.0001"
+    ]
 
 
 def test_help_names_every_choice_and_key() -> None:
@@ -97,15 +122,28 @@ def test_help_names_every_choice_and_key() -> None:
 
 
 def test_secrets_are_masked_in_what_is_written() -> None:
-    assert masked({"wandb": {"api_key": "abc", "name": "x"}, "tokens": 5}) == {"wandb": {"api_key": "***", "name": "x"}, "tokens": 5}
+    assert masked({"wandb": {"api_key": "abc", "name": "x"}, "tokens": 5}) == {
+        "wandb": {"api_key": "***", "name": "x"},
+        "tokens": 5,
+    }
     assert masked_word("+logger.wandb.api_key=abc") == "+logger.wandb.api_key=***"
     assert masked_word("optimizer.lr=1") == "optimizer.lr=1"
 
 
-HEAVY = "torch lightning transformers datasets numpy pandas tokenizers".split()
+HEAVY = ["torch", "lightning", "transformers", "datasets", "numpy", "pandas", "tokenizers"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--info", "defaults"], ["modle=14m"], ["optimizer.lr=abc"], ["data=text", "data.path=nowhere"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--cfg", "job"],
+        ["--info", "defaults"],
+        ["modle=14m"],
+        ["optimizer.lr=abc"],
+        ["data=text", "data.path=nowhere"],
+    ],
+)
 def test_an_answer_needs_no_heavy_import(arguments: list[str], tmp_path: Path) -> None:
     code = (
         "import atexit, runpy, sys\n"
@@ -113,7 +151,14 @@ def test_an_answer_needs_no_heavy_import(arguments: list[str], tmp_path: Path) -
         f"atexit.register(lambda: print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules]))\n"
         f"runpy.run_path({str(PROJECT / 'train.py')!r}, run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
     assert done.returncode == (0 if arguments[0].startswith("-") else 2)
     assert "Traceback" not in done.stderr

@@ -24,7 +24,9 @@ def prepared(corpus: Path, tmp_path: Path) -> Prepared:
 def test_a_text_can_be_a_file_a_folder_or_a_glob(corpus: Path) -> None:
     assert len(list(TextSource(str(corpus)).documents())) == 40
     assert len(list(TextSource(str(corpus / "0*.txt")).documents())) == 10
-    assert "".join(document.text for document in TextSource(str(corpus / "07.txt")).documents()) == (corpus / "07.txt").read_text("utf-8")
+    assert "".join(document.text for document in TextSource(str(corpus / "07.txt")).documents()) == (
+        corpus / "07.txt"
+    ).read_text("utf-8")
 
 
 @given(st.lists(st.text("ab \n", max_size=3000), max_size=9).map("\n\n".join))
@@ -72,14 +74,18 @@ def test_a_limit_is_a_number_or_a_share_and_a_larger_share_contains_a_smaller() 
 
 def test_tokens_decode_to_the_text(prepared: Prepared, corpus: Path) -> None:
     def text(side: str) -> str:
-        return prepared.tokenizer.decode(list(np.fromfile(prepared.tokens(side), prepared.dtype)), skip_special_tokens=False)
+        return prepared.tokenizer.decode(
+            list(np.fromfile(prepared.tokens(side), prepared.dtype)), skip_special_tokens=False
+        )
 
     documents = {file.read_text("utf-8") for file in corpus.iterdir()}
     found = {part for side in ("train", "val") for part in text(side).split("<|endoftext|>") if part}
     assert found == documents
 
 
-def test_a_second_start_prepares_nothing(prepared: Prepared, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_start_prepares_nothing(
+    prepared: Prepared, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(preparation, "_write", lambda *_: pytest.fail("prepared again"))
     assert prepare(TextSource(str(corpus)), RECIPE, tmp_path).folder == prepared.folder
 
@@ -108,7 +114,7 @@ def test_a_failed_preparation_leaves_nothing(corpus: Path, tmp_path: Path, monke
 
 def test_one_document_cannot_be_split(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("a single short text", encoding="utf-8")
-    with pytest.raises(UserError, match=r"None of the 1 documents falls to the (val|train) side"):
+    with pytest.raises(UserError, match=r"None of the 1 documents falls to (val|train)"):
         prepare(TextSource(str(tmp_path)), RECIPE, tmp_path / "prepared")
 
 
@@ -117,7 +123,9 @@ def test_windows_predict_every_token_once(tokens: int, context: int, tmp_path_fa
     file = tmp_path_factory.mktemp("tokens") / "t.bin"
     np.arange(tokens, dtype="uint16").tofile(file)
     windows = Windows(file, "uint16", context, keep_last=True)
-    predicted = [int(label) for index in range(len(windows)) for label in windows[index]["labels"][1:] if label != NO_LABEL]
+    predicted = [
+        int(label) for index in range(len(windows)) for label in windows[index]["labels"][1:] if label != NO_LABEL
+    ]
     assert predicted == list(range(1, tokens))
     whole = Windows(file, "uint16", context)
     assert len(whole) == (tokens - 1) // (context - 1)

@@ -13,7 +13,9 @@ from lm.module import loss_sums, parameter_groups
 from lm.sampling import choose, pieces, sample
 from lm.schedule import cosine_ratio
 
-MODELS = sorted(file.stem for file in (PROJECT / "conf/model").glob("*.yaml") if file.stem not in ("base", "pretrained"))
+MODELS = sorted(
+    file.stem for file in (PROJECT / "conf/model").glob("*.yaml") if file.stem not in ("base", "pretrained")
+)
 TINY = ("model=tiny", "model.config.max_position_embeddings=16")
 
 
@@ -137,7 +139,9 @@ def test_auto_knows_bf16_hardware_short_contexts_and_short_runs(monkeypatch: pyt
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an Apple GPU here")
-def test_a_device_that_is_not_here_is_a_sentence_and_under_a_debug_preset_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_device_that_is_not_here_is_a_sentence_and_under_a_debug_preset_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with pytest.raises(UserError, match="no mps device"):
         picks("trainer=mps")
     with pytest.raises(UserError, match="no mps device"):

@@ -22,15 +22,21 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 def test_an_order_is_spread_evenly() -> None:
-    # 64 bins of the place to which a run of 64 neighbours goes, over 400 epochs: chi-squared, 63 degrees, far below 150.
+    # 64 bins of the place to which a run of 64 neighbours goes, over 400 epochs: chi-squared, 63 degrees, far below
+    # 150.
     bins = np.concatenate([Shuffle(4096, 0, epoch)(range(64)) // 64 for epoch in range(400)])
     counts = np.bincount(bins, minlength=64)
     assert ((counts - 400) ** 2 / 400).sum() < 150
 
 
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(0, 200))
-def test_the_rest_of_an_epoch_is_what_an_uninterrupted_one_would_have_had(batches: int, batch_size: int, cursor: int) -> None:
-    whole = [TrainingOrder(batches * batch_size, batch_size, 3, lambda epoch=epoch: epoch * batches) for epoch in range(300 // batches + 1)]
+def test_the_rest_of_an_epoch_is_what_an_uninterrupted_one_would_have_had(
+    batches: int, batch_size: int, cursor: int
+) -> None:
+    whole = [
+        TrainingOrder(batches * batch_size, batch_size, 3, lambda epoch=epoch: epoch * batches)
+        for epoch in range(300 // batches + 1)
+    ]
     uninterrupted = [batch for order in whole for batch in order]
     resumed = TrainingOrder(batches * batch_size, batch_size, 3, lambda: cursor)
     rest = list(resumed)

@@ -32,7 +32,11 @@ def test_train_then_generate_then_evaluate(command: Command, small: list[str], t
     diary = json.loads((folder / "run.json").read_text("utf-8"))
     assert diary["status"] == "finished"
     assert diary["attempts"][0]["versions"]["torch"] == torch.__version__
-    losses = [row["val/loss"] for row in csv.DictReader((folder / "metrics.csv").read_text("utf-8").splitlines()) if row.get("val/loss")]
+    losses = [
+        row["val/loss"]
+        for row in csv.DictReader((folder / "metrics.csv").read_text("utf-8").splitlines())
+        if row.get("val/loss")
+    ]
     assert float(losses[-1]) < 6
 
     scored = json.loads(command("evaluate.py", str(folder), "--json").stdout)
@@ -64,7 +68,9 @@ def test_what_is_no_run_is_a_sentence(train: Callable[..., Path], tmp_path: Path
 
 
 def test_a_debug_run_is_small_and_separate(command: Command, small: list[str], tmp_path: Path) -> None:
-    done = command("debug.py", *[word for word in small if not word.startswith(("trainer.max_steps", "data.batch_size"))])
+    done = command(
+        "debug.py", *[word for word in small if not word.startswith(("trainer.max_steps", "data.batch_size"))]
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -75,14 +81,18 @@ def test_a_multirun_gives_each_job_a_folder(command: Command, small: list[str], 
     assert len(list(sweep.glob("*/checkpoints/step-00000002"))) == 2
 
 
-def test_a_mistake_in_any_job_stops_a_multirun_before_the_first(command: Command, small: list[str], tmp_path: Path) -> None:
+def test_a_mistake_in_any_job_stops_a_multirun_before_the_first(
+    command: Command, small: list[str], tmp_path: Path
+) -> None:
     done = command("train.py", "-m", *small, "optimizer.lr=1e-3,abc")
     assert done.returncode == 2
     assert "optimizer.lr=abc is not a number" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(train: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(
+    train: Callable[..., Path], tmp_path: Path
+) -> None:
     folders = [train(f"seed={seed}", f"run.root={tmp_path / str(place)}") for place, seed in enumerate((0, 0, 1))]
     weights = [load_file(folder / "checkpoints/step-00000006/model.safetensors") for folder in folders]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -112,7 +122,15 @@ def test_compiled_and_plain_training_agree(train: Callable[..., Path], tmp_path:
 
 
 def test_wandb_without_an_account_is_a_sentence(command: Command, small: list[str], tmp_path: Path) -> None:
-    done = command("train.py", *small, "logger=wandb", HOME=str(tmp_path), NETRC=str(tmp_path / "netrc"), WANDB_API_KEY="", WANDB_MODE="online")
+    done = command(
+        "train.py",
+        *small,
+        "logger=wandb",
+        HOME=str(tmp_path),
+        NETRC=str(tmp_path / "netrc"),
+        WANDB_API_KEY="",
+        WANDB_MODE="online",
+    )
     assert done.returncode == 2, done.stderr
     assert "logger.wandb.offline=true" in done.stderr and "Traceback" not in done.stderr
 

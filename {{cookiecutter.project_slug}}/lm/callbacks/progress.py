@@ -1,4 +1,5 @@
-"""The progress bar of a whole run: loss, validation loss, tokens per second, time left. Touches the device twice a second."""
+"""The progress bar of a whole run: loss, validation loss, tokens per second, time left. Touches the device twice a
+second."""
 
 import logging
 import time
@@ -42,14 +43,23 @@ class Progress(ProgressBar):
         self._tokens = 0
         if not (self._enabled and self._console.is_terminal):
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"))
-        self._bar = Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, refresh_per_second=4)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+        )
+        self._bar = Bar(
+            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, refresh_per_second=4
+        )
         total = trainer.max_steps if trainer.max_steps > 0 else None
         # The steps of earlier attempts are shown as done; Rich measures the speed from the steps it sees.
         self._task = self._bar.add_task("training", total=total, completed=trainer.global_step, facts="")
         self._bar.start()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self._tokens += batch["input_ids"].numel() * trainer.world_size
         now = time.monotonic()
         every = self.refresh_seconds if self._bar else self.every_seconds
@@ -75,7 +85,11 @@ class Progress(ProgressBar):
 
     def _facts(self, trainer: Trainer) -> list[str]:
         metrics = trainer.callback_metrics
-        shown = [f"{label} {float(metrics[name]):.3f}" for label, name in (("loss", "train/loss"), ("val", "val/loss")) if name in metrics]
+        shown = [
+            f"{label} {float(metrics[name]):.3f}"
+            for label, name in (("loss", "train/loss"), ("val", "val/loss"))
+            if name in metrics
+        ]
         if "skipped_steps" in metrics:
             shown.append(f"skipped {int(metrics['skipped_steps'])}")
         seconds = time.monotonic() - self._started

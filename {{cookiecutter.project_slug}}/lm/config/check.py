@@ -66,13 +66,17 @@ def _kind(field: "Field[Any]") -> str:
 def _vocabulary(cfg: DictConfig) -> Iterator[str]:
     size = OmegaConf.select(cfg, "model.config.vocab_size")
     if isinstance(size, int) and size < SMALLEST_VOCABULARY:
-        yield f"model.config.vocab_size={size} is too small: 256 bytes and the end of a text need {SMALLEST_VOCABULARY}."
+        yield f"model.config.vocab_size={size} is too small: bytes and the end of a text need {SMALLEST_VOCABULARY}."
 
 
 def _lengths(cfg: DictConfig) -> Iterator[str]:
     if cfg.trainer.max_steps == -1 and cfg.trainer.get("max_epochs") in (None, -1):
         yield "The run would never end: set trainer.max_steps or trainer.max_epochs."
-    for name, instead in (("gradient_clip_val", "callbacks.nan_guard.max_grad_norm"), ("logger", "logger=…"), ("callbacks", "+callbacks.mine=…")):
+    for name, instead in (
+        ("gradient_clip_val", "callbacks.nan_guard.max_grad_norm"),
+        ("logger", "logger=…"),
+        ("callbacks", "+callbacks.mine=…"),
+    ):
         if cfg.trainer.get(name) is not None:
             yield f"trainer.{name} is decided elsewhere: use {instead}."
 
@@ -80,6 +84,6 @@ def _lengths(cfg: DictConfig) -> Iterator[str]:
 def _run_folder(folder: Path) -> Iterator[str]:
     here = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not here.is_dir():
-        yield f"The run folder {folder} cannot be made: {here} is a file. Choose another with run.root=FOLDER."
+        yield f"The run folder {folder} cannot be made: {here} is a file. Try run.root=FOLDER."
     elif not os.access(here, os.W_OK):
-        yield f"The run folder {folder} cannot be written: no permission in {here}. Choose another with run.root=FOLDER."
+        yield f"The run folder {folder} cannot be written: no permission in {here}. Try run.root=FOLDER."

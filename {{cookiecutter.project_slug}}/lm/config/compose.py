@@ -26,16 +26,18 @@ OmegaConf.register_new_resolver("run_name", lambda _root_: default_name(_root_),
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """Return the config of `python train.py OVERRIDES`, without hydra's own node. Raises UserError for a mistake in it."""
+    """Return the config of `python train.py OVERRIDES`, without hydra's own node. Raises UserError for a mistake in
+    it."""
     with explained(), initialize_config_dir(str(CONF), version_base=VERSION_BASE):
         return hydra_compose("train", list(forgive(overrides)))
 
 
 def forgive(overrides: Sequence[str]) -> Iterator[str]:
-    """Let Lightning's own arguments and debug presets be typed without a `+`, though they are not in the config by default.
+    """Let Lightning's own arguments and debug presets be typed without a `+`, though they are not in the config by
+    default.
 
-    Debug presets are put on top of the preset `default`, here and not by a defaults list in each: in `+debug=[mps,resume]`,
-    the second one's list would bring `default` again and undo what the first one changed.
+    Debug presets are put on top of the preset `default`, here and not by a defaults list in each: in
+    `+debug=[mps,resume]`, the second one's list would bring `default` again and undo what the first one changed.
     """
     arguments = {f"trainer.{field.name}" for field in fields(schema.Trainer)}
     for override in overrides:
@@ -101,7 +103,9 @@ def nearest(name: str, names: Sequence[str]) -> str:
     """Return ` Did you mean x?` for the nearest of `names`, or nothing where none is near."""
     by_last = {candidate.rpartition(".")[2]: candidate for candidate in reversed(names)}
     found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    found = found or [by_last[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last, n=1, cutoff=0.75)]
+    found = found or [
+        by_last[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last, n=1, cutoff=0.75)
+    ]
     return f" Did you mean {found[0]}?" if found else ""
 
 

@@ -22,12 +22,31 @@ FLAGS = """Flags, from Hydra
   --hydra-help          all of Hydra's flags
 """
 # Lightning has many; these are typed every day. The others work as well, under Lightning's own names.
-EVERYDAY = {"max_steps", "max_epochs", "precision", "devices", "accumulate_grad_batches", "val_check_interval", "limit_val_batches"}
+EVERYDAY = {
+    "max_steps",
+    "max_epochs",
+    "precision",
+    "devices",
+    "accumulate_grad_batches",
+    "val_check_interval",
+    "limit_val_batches",
+}
 
 
 def help_page() -> str:
     """Return the page."""
-    return "\n".join([USAGE, "Choices, as GROUP=NAME (debug as +debug=NAME)", *_choices(), "", "Keys, as KEY=VALUE", *_keys(), "", FLAGS])
+    return "\n".join(
+        [
+            USAGE,
+            "Choices, as GROUP=NAME (debug as +debug=NAME)",
+            *_choices(),
+            "",
+            "Keys, as KEY=VALUE",
+            *_keys(),
+            "",
+            FLAGS,
+        ]
+    )
 
 
 def _choices() -> Iterator[str]:

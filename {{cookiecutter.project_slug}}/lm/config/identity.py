@@ -10,20 +10,50 @@ from omegaconf import DictConfig, OmegaConf
 # Keys that say only how long, where, how fast or how loudly a run runs. Everything else is the experiment, so that an
 # edited YAML or a new callback is another run, and a raised trainer.max_steps is the same one.
 NOT_IDENTITY = (
-    "hydra", "run", "sweep", "resume", "resume_from", "checkpoint", "logger", "env", "debug",
-    "callbacks.progress", "callbacks.checkpoint", "callbacks.signals", "callbacks.debug_log", "callbacks.samples",
-    "data.num_workers", "data.prepared",
-    "model.attention", "model.compile", "model.gradient_checkpointing", "model.parameters",
+    "hydra",
+    "run",
+    "sweep",
+    "resume",
+    "resume_from",
+    "checkpoint",
+    "logger",
+    "env",
+    "debug",
+    "callbacks.progress",
+    "callbacks.checkpoint",
+    "callbacks.signals",
+    "callbacks.debug_log",
+    "callbacks.samples",
+    "data.num_workers",
+    "data.prepared",
+    "model.attention",
+    "model.compile",
+    "model.gradient_checkpointing",
+    "model.parameters",
     "trainer.*",
-)  # fmt: skip
+)
 # Of Lightning's arguments only these change what is learned.
 TRAINER_IDENTITY = (
-    "precision", "devices", "num_nodes", "strategy", "accumulate_grad_batches", "limit_train_batches", "overfit_batches",
-)  # fmt: skip
+    "precision",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "accumulate_grad_batches",
+    "limit_train_batches",
+    "overfit_batches",
+)
 
 
 # Where a change between two attempts is worth saying; the rest is names and folders, or follows from these.
-FREE = ("trainer.", "data.", "model.", "checkpoint.", "callbacks.signals.", "callbacks.samples.", "callbacks.debug_log.")
+FREE = (
+    "trainer.",
+    "data.",
+    "model.",
+    "checkpoint.",
+    "callbacks.signals.",
+    "callbacks.samples.",
+    "callbacks.debug_log.",
+)
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The keys that users type: their types, ranges and one sentence each.
 
 YAML holds the values. These classes hold what a value may be: `lm.config.check` merges a composed config into them,
-and the JSON schema for editors is generated from them. Groups whose keys go to a library by `_target_` are open: further
-keys are that library's own arguments.
+and the JSON schema for editors is generated from them. Groups whose keys go to a library by `_target_` are open:
+further keys are that library's own arguments.
 """
 
 from dataclasses import dataclass, field
@@ -11,16 +11,22 @@ from typing import Any
 from omegaconf import MISSING
 
 
-def key(doc: str, *, least: float | None = None, above: float | None = None, most: float | None = None, **more: Any) -> Any:
+def key(
+    doc: str, *, least: float | None = None, above: float | None = None, most: float | None = None, **more: Any
+) -> Any:
     """Declare a key: its sentence, its range (`least` <= value, `above` < value, value <= `most`) and `choices`."""
     limits = {"least": least, "above": above, "most": most, "choices": more.pop("choices", None)}
     assert not more, more
-    return field(default=MISSING, metadata={"doc": doc, **{name: limit for name, limit in limits.items() if limit is not None}})
+    return field(
+        default=MISSING, metadata={"doc": doc, **{name: limit for name, limit in limits.items() if limit is not None}}
+    )
 
 
 @dataclass
 class Run:
-    name: str = key("the run's folder under `run.root`; by default model, data and a hash of what defines the experiment")
+    name: str = key(
+        "the run's folder under `run.root`; by default model, data and a hash of what defines the experiment"
+    )
     root: str = key("the folder of all runs")
     dir: str = key("the run folder itself")
 
@@ -53,8 +59,12 @@ class Model:
     name: str = key("the first part of the run's name")
     parameters: int | None = key("how many parameters the model has; a test counts them", least=1)
     peak_lr: float = key("the peak learning rate that suits this size; optimizer.lr takes it", least=0)
-    gradient_checkpointing: bool = key("compute activations again in the backward pass: less memory, about a third slower")
-    attention: str = key("transformers' attention kernel", choices=("auto", "eager", "sdpa", "flash_attention_2", "flex_attention"))
+    gradient_checkpointing: bool = key(
+        "compute activations again in the backward pass: less memory, about a third slower"
+    )
+    attention: str = key(
+        "transformers' attention kernel", choices=("auto", "eager", "sdpa", "flash_attention_2", "flex_attention")
+    )
     compile: Any = key("torch.compile for training steps", choices=("auto", True, False))
     config: Any = key("arguments of the transformers config class named by `_target_`")
 
@@ -107,7 +117,9 @@ class Trainer:
     limit_predict_batches: Any = key("a number or a fraction of the prediction batches", least=0)
     overfit_batches: Any = key("train and validate on so many batches", least=0)
     val_check_interval: Any = key("validate every so many micro-batches, or this fraction of an epoch", above=0)
-    check_val_every_n_epoch: int | None = key("validate every so many epochs; null to count batches across epochs", least=1)
+    check_val_every_n_epoch: int | None = key(
+        "validate every so many epochs; null to count batches across epochs", least=1
+    )
     num_sanity_val_steps: int | None = key("validation batches before the first step", least=-1)
     log_every_n_steps: int | None = key("log metrics every so many optimizer steps", least=1)
     enable_checkpointing: bool | None = key("whether commits are written")
@@ -135,7 +147,9 @@ class Trainer:
 @dataclass
 class Root:
     seed: int = key("everything random; 0 is a seed like any other", least=0)
-    resume: str = key("continue this run's own newest commit, or start a fresh folder beside it", choices=("auto", "never"))
+    resume: str = key(
+        "continue this run's own newest commit, or start a fresh folder beside it", choices=("auto", "never")
+    )
     resume_from: str | None = key("start from elsewhere: a run folder, a checkpoint folder, or latest")
     run: Run = field(default_factory=Run)
     sweep: Sweep = field(default_factory=Sweep)

@@ -83,7 +83,8 @@ def rendered(messages: Messages) -> tuple[str, tuple[tuple[int, int], ...]]:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     template = TEMPLATE.read_text(encoding="utf-8")
-    texts, spans = render_jinja_template([messages], chat_template=template, return_assistant_tokens_mask=True)
+    made: Any = render_jinja_template([messages], chat_template=template, return_assistant_tokens_mask=True)
+    texts, spans = made
     return texts[0], tuple((start, end) for start, end in spans[0])
 
 

@@ -57,11 +57,13 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 class TrainingOrder(Sampler[list[int]]):
     """A batch sampler: one iteration is the rest of the epoch in which the cursor stands.
 
-    All ranks walk one order: rank r of w takes rows r, r + w, … of each global batch. The last windows of an epoch that do not
-    fill a global batch are left out, others in each epoch. It has no `set_epoch`, so Lightning leaves it alone.
+    All ranks walk one order: rank r of w takes rows r, r + w, … of each global batch. The last windows of an epoch that
+    do not fill a global batch are left out, others in each epoch. It has no `set_epoch`, so Lightning leaves it alone.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, cursor: Callable[[], int], rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, size: int, batch_size: int, seed: int, cursor: Callable[[], int], rank: int = 0, world: int = 1
+    ) -> None:
         self.size = size
         self.batch_size = batch_size
         self.seed = seed

@@ -5,7 +5,8 @@
         train.ends.bin      where each document ends, in tokens, as int64
         train.learned.bin   a byte for each token: does the loss count it? Only where it does not count all of them
 
-The fingerprint covers the content, the split and the tokenizer, so a folder never goes stale and a second start finds it.
+The fingerprint covers the content, the split and the tokenizer, so a folder never goes stale and a second start finds
+it.
 It is written beside its place and renamed last: a folder that exists is whole.
 """
 
@@ -77,7 +78,8 @@ class Prepared:
 
 
 def prepare(source: Source, recipe: Recipe, root: Path) -> Prepared:
-    """Return the prepared folder for a source, made now unless it is there. Raises UserError when a side has no document."""
+    """Return the prepared folder for a source, made now unless it is there. Raises UserError when a side has no
+    document."""
     key = hashlib.sha256(json.dumps([source.fingerprint(), asdict(recipe)]).encode()).hexdigest()[:16]
     folder = root / key
     if not folder.is_dir():
@@ -106,7 +108,11 @@ def _write(source: Source, recipe: Recipe, folder: Path) -> None:
         tokens = _encode(tokenizer, chosen, folder, dtype, side)
         learned = sum(len(part.encode()) for document in chosen for part, counts in document.parts() if counts)
         meta[side] = {"documents": len(chosen), "tokens": tokens, "bytes": learned}
-    log.info("Prepared %s tokens for training and %s for validation", f"{meta['train']['tokens']:,}", f"{meta['val']['tokens']:,}")
+    log.info(
+        "Prepared %s tokens for training and %s for validation",
+        f"{meta['train']['tokens']:,}",
+        f"{meta['val']['tokens']:,}",
+    )
     (folder / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
 
 
@@ -117,7 +123,7 @@ def _split(documents: list[Document], recipe: Recipe) -> dict[str, list[Document
     for side, chosen in sides.items():
         if not chosen:
             raise UserError(
-                f"None of the {len(documents)} documents falls to the {side} side with data.val_fraction={recipe.val_fraction}.",
+                f"None of the {len(documents)} documents falls to {side} with data.val_fraction={recipe.val_fraction}.",
                 cure="Use more text, or raise data.val_fraction (0.1, say); another seed splits otherwise.",
             )
     return sides
@@ -151,6 +157,7 @@ def _encoded(tokenizer: Tokenizer, documents: list[Document]) -> Iterator[tuple[
     model would have to generate after the prompt before it.
     """
     end = tokenizer.token_to_id(END_OF_TEXT)
+    assert end is not None  # the trainer was given it
     encodings = iter(tokenizer.encode_batch([part for document in documents for part, _ in document.parts()]))
     for document in documents:
         ids: list[int] = []

@@ -16,7 +16,8 @@ from typing import Protocol
 
 from lm.errors import UserError
 
-# A single file is cut at blank lines into documents of about this many characters, so that it can be split and shuffled.
+# A single file is cut at blank lines into documents of about this many characters, so that it can be split and
+# shuffled.
 BLOCK_CHARACTERS = 4096
 # Folders of the standard library that are no part of it, or tests full of generated data.
 NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3", "turtledemo"}
@@ -40,7 +41,11 @@ class Document:
             return
         position = 0
         for start, end in (*self.learned, (len(self.text), len(self.text))):
-            yield from ((part, counts) for part, counts in ((self.text[position:start], False), (self.text[start:end], True)) if part)
+            yield from (
+                (part, counts)
+                for part, counts in ((self.text[position:start], False), (self.text[start:end], True))
+                if part
+            )
             position = end
 
 
@@ -97,7 +102,10 @@ class StdlibSource(FileSource):
 
     def __init__(self) -> None:
         root = Path(sysconfig.get_path("stdlib"))
-        super().__init__(root, [file for file in sorted(root.rglob("*.py")) if not NOT_LIBRARY & set(file.relative_to(root).parts[:-1])])
+        super().__init__(
+            root,
+            [file for file in sorted(root.rglob("*.py")) if not NOT_LIBRARY & set(file.relative_to(root).parts[:-1])],
+        )
 
     def check(self) -> None:
         if not self.files:
@@ -112,14 +120,21 @@ class TextSource(FileSource):
 
     def __init__(self, path: str | None) -> None:
         if path is None:
-            raise UserError("data=text needs to know which text.", cure="Name a file, a folder or a glob: data=text data.path=PATH.")
+            raise UserError(
+                "data=text needs to know which text.", cure="Name a file, a folder or a glob: data=text data.path=PATH."
+            )
         given = Path(path).expanduser()
         if given.is_dir():
-            super().__init__(given, sorted(file for file in given.rglob("*") if _is_text(file.relative_to(given), file)))
+            super().__init__(
+                given, sorted(file for file in given.rglob("*") if _is_text(file.relative_to(given), file))
+            )
         elif given.is_file():
             super().__init__(given.parent, [given])
         else:
-            super().__init__(Path(glob.escape(str(given))).parent, sorted(Path(file) for file in glob.glob(str(given), recursive=True) if Path(file).is_file()))
+            super().__init__(
+                Path(glob.escape(str(given))).parent,
+                sorted(Path(file) for file in glob.glob(str(given), recursive=True) if Path(file).is_file()),  # noqa: PTH207 (absolute patterns)
+            )
         self.path = path
 
     def check(self) -> None:
@@ -132,7 +147,8 @@ class TextSource(FileSource):
 
 
 def blocks(text: str) -> Iterator[str]:
-    """Cut a text at blank lines into blocks of at least BLOCK_CHARACTERS; nothing is lost and the last may be shorter."""
+    """Cut a text at blank lines into blocks of at least BLOCK_CHARACTERS; nothing is lost and the last may be
+    shorter."""
     block: list[str] = []
     size = 0
     for line in text.splitlines(keepends=True):

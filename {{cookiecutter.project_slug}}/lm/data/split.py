@@ -8,7 +8,9 @@ from lm.data.sources import Document
 
 def position(document: Document, seed: int) -> float:
     """Return a number in [0, 1) that is uniform over texts. Equal texts get equal numbers, whatever their names."""
-    digest = hashlib.blake2b(document.text.encode("utf-8", "surrogatepass"), digest_size=8, key=f"split {seed}".encode()).digest()
+    digest = hashlib.blake2b(
+        document.text.encode("utf-8", "surrogatepass"), digest_size=8, key=f"split {seed}".encode()
+    ).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 

@@ -33,8 +33,8 @@ class Tokens:
 
     @staticmethod
     def _read(file: Path, dtype: str, start: int, end: int) -> Tensor:
-        # Opened at each access: a mapping is cheap to make, cannot be pickled to a spawned worker, and kept open its pages
-        # would count as this process's memory for ever.
+        # Opened at each access: a mapping is cheap to make, cannot be pickled to a spawned worker, and kept open its
+        # pages would count as this process's memory for ever.
         return torch.from_numpy(np.memmap(file, dtype=dtype, mode="r")[start:end].astype(np.int64))
 
 
@@ -80,8 +80,8 @@ class Rows(Dataset[dict[str, Tensor]]):
 
 
 def collate(rows: list[dict[str, Tensor]], batch_size: int) -> dict[str, Tensor]:
-    """Stack rows to (B, T) each. A last batch with fewer is filled with rows without labels: shapes never change, so that
-    compiled code is compiled once."""
+    """Stack rows to (B, T) each. A last batch with fewer is filled with rows without labels: shapes never change, so
+    that compiled code is compiled once."""
     filler = {
         "input_ids": torch.zeros_like(rows[0]["input_ids"]),
         "labels": torch.full_like(rows[0]["labels"], NO_LABEL),

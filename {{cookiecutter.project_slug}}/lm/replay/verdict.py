@@ -18,7 +18,7 @@ SENTENCES = {
     "data": "data: {where} with this batch in every precision; another batch is fine with the same weights.",
     "outside": "none of data, precision and weights: alone the step is fine, so something changed the gradients "
     "after the backward pass: a callback, or another rank.",
-    "not reproduced": "not reproduced: this time the step is fine. Other hardware, other versions, a kernel that is not "
+    "not reproduced": "not reproduced: the step is fine now. Other hardware, other versions, a kernel that is not "
     "deterministic, or a fault that is gone.",
 }
 
