@@ -33,7 +33,7 @@ class Fault(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LmModule, optimizer: Any) -> None:
         if self._due(trainer) and self.kind in BACKWARD:
-            BACKWARD[self.kind](list(pl_module.parameters()))
+            BACKWARD[self.kind](list(pl_module.parameters()), pl_module.mean.factor)
 
     def _due(self, trainer: Trainer) -> bool:
         return trainer.global_step + 1 in self.steps and self.rank in (None, trainer.global_rank)
@@ -75,10 +75,11 @@ FORWARD: dict[str, Callable[[LmModule, Any], Callable[[], None]]] = {
     "weight": _weight,
     "no labels": _no_labels,
 }
-BACKWARD: dict[str, Callable[[list[Tensor]], Any]] = {
-    "one gradient": lambda weights: weights[0].grad.view(-1)[0].fill_(math.nan),
-    "all gradients": lambda weights: [weight.grad.fill_(math.inf) for weight in weights],
-    "norm of 1e6": lambda weights: weights[0].grad.view(-1)[0].fill_(1e6),
+# `factor` makes true gradients of the stored ones, which fp16 has scaled.
+BACKWARD: dict[str, Callable[[list[Tensor], Tensor], Any]] = {
+    "one gradient": lambda weights, factor: weights[0].grad.view(-1)[0].fill_(math.nan),
+    "all gradients": lambda weights, factor: [weight.grad.fill_(math.inf) for weight in weights],
+    "norm of 1e6": lambda weights, factor: weights[0].grad.view(-1)[0].fill_(1e6 / factor),
 }
 
 

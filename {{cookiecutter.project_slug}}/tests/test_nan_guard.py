@@ -226,3 +226,14 @@ def test_incident_json_is_standard_json(train_small: Train) -> None:
         raise AssertionError(f"{name} is not JSON")
 
     assert json.loads(text, parse_constant=refuse)["loss"] == "nan"
+
+
+def test_the_command_ends_with_exit_code_3_and_says_where_to_look(
+    command: Callable, small: list[str], tmp_path: Path
+) -> None:
+    fault = with_callback(Fault, kind="weight", steps=[2])
+    done = command("train.py", *small, *SHORT, fault, "run.name=hurt")
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].endswith("nan/step-00000002")
+    assert "Training stopped at step 4: a weight is not finite" in done.stderr
