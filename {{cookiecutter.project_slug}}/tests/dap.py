@@ -44,19 +44,30 @@ def line_of(file: Path, text: str) -> int:
 class Session:
     """One connection to the adapter: that of the launched process, or of one of its children."""
 
-    def __init__(self, inbox: "queue.Queue[tuple[Session, Message]]", incoming: BinaryIO, outgoing: BinaryIO) -> None:
+    def __init__(
+        self,
+        inbox: "queue.Queue[tuple[Session, Message]]",
+        incoming: BinaryIO,
+        outgoing: BinaryIO,
+        connection: socket.socket | None = None,
+    ) -> None:
         self.inbox = inbox
         self.incoming = incoming
         self.outgoing = outgoing
+        self.connection = connection
         self.sent = 0
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
     def close(self) -> None:
+        if self.connection:
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)  # wakes the reader, which closing does not
         self.reader.join(10)
-        for stream in (self.outgoing, self.incoming):
+        for stream in (self.outgoing, self.incoming, self.connection):
             with contextlib.suppress(OSError):  # what could not be sent any more
-                stream.close()
+                if stream:
+                    stream.close()
 
     def send(self, kind: str, **fields: Any) -> int:
         self.sent += 1
@@ -141,7 +152,7 @@ class Debugger:
         *,
         breakpoints: Sequence[Breakpoint] = (),
         exceptions: Sequence[str] = (),
-        timeout: float = 180,
+        timeout: float = 600,
     ) -> None:
         self.config = config
         self.breakpoints = breakpoints
@@ -169,9 +180,9 @@ class Debugger:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.main.reader.is_alive():
-            self.main.send("request", command="disconnect", arguments={"terminateDebuggee": True})
         if self.adapter:
+            with contextlib.suppress(OSError):  # it has gone already
+                self.main.send("request", command="disconnect", arguments={"terminateDebuggee": True})
             _end(self.adapter)
         for closing in (*self.sessions, *self.terminals):
             closing.close()
@@ -280,6 +291,5 @@ class Debugger:
             except ConnectionRefusedError:
                 assert time.monotonic() < deadline, f"nobody listens on {address}"
                 time.sleep(0.1)
-        with connection:  # the stream keeps it open
-            stream = connection.makefile("rwb")
-        return Session(self.inbox, stream, stream)
+        stream = connection.makefile("rwb")
+        return Session(self.inbox, stream, stream, connection)
