@@ -53,6 +53,9 @@ STOPS = {
     "Debug: overfit one batch": TINY,
     "Debug: limit, an epoch on 1% of the data": TINY._replace(value="(8, 64)"),
     "Debug: profile": STEP._replace(value="(8, 256)"),
+    "Debug: 14m clean": STEP,
+    "Debug: 14m, gradient checkpointing added": STEP,
+    "Debug: 14m, bf16 added to that": STEP,
     "Debug: data, decoded with labels": Place("lm/data/show.py", "zip(tokens[", "len(tokens)", "256"),
     "Debug: chat data": Place("lm/data/chat.py", "yield Document(", "messages[0]['role'] in ROLES", "True"),
     "Debug: nan, stop where it appears": STEP,
@@ -87,7 +90,10 @@ def test_a_configuration_stops_shows_a_variable_and_ends_well(workspace: Workspa
 
 def test_every_launch_configuration_is_driven_by_a_test(workspace: Workspace) -> None:
     by_a_test_of_its_own = {
-        "Debug: two DDP ranks", "Debug: sweep", "Debug: library, step into transformers", "Debug: replay last NaN",
+        "Debug: two DDP ranks",
+        "Debug: sweep",
+        "Debug: library, step into transformers",
+        "Debug: replay last NaN",
         "Attach: process on this machine", "Attach: debugpy that listens, here or through ssh",
     }  # fmt: skip
     assert set(workspace.configurations) == set(STOPS) | by_a_test_of_its_own
@@ -130,7 +136,7 @@ def test_the_replay_of_a_nan_stops_at_it(workspace: Workspace) -> None:
 
 
 def spoiled(config: dict[str, Any], step: int) -> dict[str, Any]:
-    """Return a configuration whose run has a NaN loss at one step, which the guard skips: without autograd's detection."""
+    """Return a configuration whose run has a NaN loss at one step. The guard skips it: autograd's detection is off."""
     fault = f"+callbacks.fault={{_target_: faults.Fault, kind: loss, steps: [{step}]}}"
     args = [*config["args"], "model=tiny", "trainer.detect_anomaly=false", fault]
     return config | {"args": args, "env": config["env"] | {"PYTHONPATH": str(Path(__file__).parent)}}
