@@ -1,6 +1,7 @@
 """The debug presets and debug.py: what they change, what they leave on, and that they combine."""
 
 import csv
+import re
 import subprocess
 from collections.abc import Callable
 from itertools import permutations
@@ -111,3 +112,15 @@ def test_overfit_trains_on_the_same_windows_every_epoch(train: Callable[..., Pat
     rows = csv.DictReader((folder / "metrics.csv").read_text(encoding="utf-8").splitlines())
     losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
     assert losses[-1] < 1.0 < losses[0]
+
+
+def test_the_page_on_debugging_names_every_preset_and_only_what_exists() -> None:
+    page = (PROJECT / "docs" / "debugging.md").read_text(encoding="utf-8")
+    table = page.split("## Which preset?")[1].split("They combine")[0]
+    assert set(re.findall(r"`(\w+)`(?=[^|]*\| )", table)) == set(PRESETS)
+    for file in re.findall(r"`((?:lm|devtools|conf)/[\w/]+\.(?:py|yaml|md))`", page):
+        assert (PROJECT / file).is_file() or "NAME" in file, file
+    for file, name in re.findall(r"\| `(lm/[\w/]+\.py)` \| .*?`(\w+)`", page):
+        assert f"def {name}" in (PROJECT / file).read_text(encoding="utf-8"), (file, name)
+    for name in re.findall(r"`((?:Debug|Attach): [^`]+)`", page):
+        assert f'"name": "{name}' in (PROJECT / ".vscode" / "launch.json").read_text(encoding="utf-8"), name

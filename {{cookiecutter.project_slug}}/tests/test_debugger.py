@@ -123,7 +123,7 @@ def test_dotenv_is_read_and_loses_to_the_shell(project: Path, monkeypatch: pytes
 def test_a_breakpoint_in_lm_and_an_uncaught_exception_stop_at_their_lines(
     project: Path, packages: Path, version: str
 ) -> None:
-    """Hydra lies between. It looks for a debugger where Python 3.12 and later have none, and would hide the exception."""
+    """Hydra lies between. It looks for a debugger where Python 3.12 has none, and would hide the exception."""
     if version not in pythons():
         pytest.skip(f"no Python {version} here")
     cli, target = project / "lm/cli.py", project / "target.py"
