@@ -20,7 +20,6 @@ class Clock:
         return Clock.now
 
 
-
 def made(folder: Path) -> list[tuple[int, str]]:
     log = events.read(folder / "debug_log" / "events.jsonl")
     return [(event["step"], event["data"]["reason"]) for event in log if event["event_type"] == "checkpoint"]

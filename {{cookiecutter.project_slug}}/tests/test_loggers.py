@@ -35,9 +35,9 @@ def test_tensorboard_and_csv_have_every_step_once(train, tmp_path) -> None:
 
 
 def test_wandb_goes_on_with_the_same_run(tmp_path) -> None:
-    group = OmegaConf.create({
-        "wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger", "offline": True, "save_dir": str(tmp_path)}
-    })
+    group = OmegaConf.create(
+        {"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger", "offline": True, "save_dir": str(tmp_path)}}
+    )
     (logger,) = build_loggers(group, run_id="0123456789abcdef", step=7)
     assert logger._wandb_init["id"] == "0123456789abcdef"
     assert logger._wandb_init["resume"] == "allow"
