@@ -56,7 +56,8 @@ def train(cfg: DictConfig) -> float | None:
             trainer.fit(module, data, ckpt_path=point.path if point else None, weights_only=True)
         loss = final_loss(trainer, module, data)
         run.note_result(trainer.global_step, loss)
-        say_goodbye(run.folder, module.model, data.tokenizer, loss, context_length(config))
+        if trainer.is_global_zero:
+            say_goodbye(run.folder, module.model, data.tokenizer, loss, context_length(config))
         return loss
 
 
