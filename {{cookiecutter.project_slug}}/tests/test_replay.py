@@ -151,7 +151,7 @@ FINE, BAD = (Trial("32-true", 1.0, 1.0, fine, None) for fine in (True, False))
 @pytest.mark.parametrize(
     ("norm", "bad_weights", "trials", "other", "kind", "words"),
     [
-        (1.0, [], [FINE, FINE, FINE], FINE, "not reproduced", "this time the step is fine"),
+        (1.0, [], [FINE, FINE, FINE], FINE, "not reproduced", "the step is fine now"),
         (1e6, ["a.weight"], [BAD, BAD, BAD], BAD, "weights", "bad before this step (a.weight)"),
         (1e6, [], [BAD, BAD, BAD], BAD, "weights", "another batch fails with them too"),
         (1e6, [], [FINE, FINE, BAD], FINE, "precision", "in 16-mixed; the same step is fine in 32-true and 32-true"),
