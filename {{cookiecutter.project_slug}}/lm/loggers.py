@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
@@ -38,14 +39,22 @@ def _going_on(entry: DictConfig, run_id: str, step: int) -> dict[str, Any]:
 
 def _refuse_to_ask_nobody(entry: DictConfig) -> None:
     """Without an account wandb asks for one; where nobody can answer, it raises from deep inside instead."""
-    import wandb
-
-    offline = entry.get("offline") or os.environ.get("WANDB_MODE") in ("offline", "disabled")
-    if not offline and not sys.stdin.isatty() and wandb.api.api_key is None:
+    offline = entry.get("offline") or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
+    if not offline and not sys.stdin.isatty() and not _has_account():
         raise UserError(
             "logger=wandb knows no account on this machine.",
             cure="Type `wandb login`, or stay offline with logger.wandb.offline=true; `wandb sync` uploads later.",
         )
+
+
+def _has_account() -> bool:
+    """Look where `wandb login` puts its key, as wandb does: the environment, then the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    home = Path(os.environ.get("HOME") or Path.home())
+    files = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [home / ".netrc", home / "_netrc"]
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    return any(host in file.read_text(encoding="utf-8") for file in files if file.is_file())
 
 
 class CsvLogger(Logger):
