@@ -19,8 +19,12 @@ from lm.errors import UserError
 # A single file is cut at blank lines into documents of about this many characters, so that it can be split and
 # shuffled.
 BLOCK_CHARACTERS = 4096
-# Folders of the standard library that are no part of it, or tests full of generated data.
-NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3", "turtledemo"}
+# Not code that somebody wrote: other packages, tests full of generated data, and the character tables of encodings/,
+# an eighth of the text, which a small model learns before it learns any Python.
+NOT_LIBRARY = {
+    *("site-packages", "dist-packages", "__pycache__"),
+    *("test", "tests", "idle_test", "lib2to3", "turtledemo", "encodings"),
+}
 
 
 @dataclass(frozen=True)
