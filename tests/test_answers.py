@@ -146,7 +146,12 @@ def test_every_requirement_is_pinned_inside_its_range(bake: Bake) -> None:
 def test_every_import_is_a_requirement(bake: Bake) -> None:
     project = tomllib.loads(bake().text("pyproject.toml"))["project"]
     asked = itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
-    known = {Requirement(text).name.replace("-", "_") for text in asked} | {"hydra", "lm", "devtools", *sys.stdlib_module_names}
+    known = {Requirement(text).name.replace("-", "_") for text in asked} | {
+        "hydra",
+        "lm",
+        "devtools",
+        *sys.stdlib_module_names,
+    }
     for name in template_files():
         if name.endswith(".py") and "/tests/" not in name:
             assert imported(ROOT / name) <= known, name
