@@ -3,30 +3,28 @@
 import math
 from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from lm.sampling import continuation
 
-PROMPT = "def "
+PROMPT = "class Node:"
 SAMPLE_TOKENS = 120
 
 
 def say_goodbye(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, loss: float | None, context: int) -> None:
     """Print validation loss, perplexity, a sample, the folder and the next commands."""
     text = continuation(model, tokenizer, PROMPT, max_tokens=SAMPLE_TOKENS, context=context)
-    facts = Table.grid(padding=(0, 2))
+    facts = {"the run": f"{folder.as_posix()}/", **commands(folder)}
     if loss is not None:
-        facts.add_row("validation loss", f"{loss:.4f} nats per token, perplexity {math.exp(min(loss, 700)):.2f}")
-    facts.add_row("the run", f"{folder.as_posix()}/")
-    for label, command in commands(folder).items():
-        facts.add_row(label, command)
-    sample = Panel(Text(text), title="a sample", title_align="left")
-    Console(stderr=False, soft_wrap=True).print(Group(sample, facts))
+        facts = {"validation loss": f"{loss:.4f} nats per token, perplexity {math.exp(min(loss, 700)):.2f}", **facts}
+    console = Console(stderr=False, soft_wrap=True)  # a command that is broken in two cannot be copied
+    console.print(Panel(Text(text), title="a sample", title_align="left"))
+    for label, value in facts.items():
+        console.print(f"{label:<17}{value}", markup=False, highlight=False)
 
 
 def commands(folder: Path) -> dict[str, str]:

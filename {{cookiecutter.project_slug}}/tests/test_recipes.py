@@ -86,7 +86,7 @@ def expected(title: str, log: list[dict[str, Any]], samples: list[dict[str, Any]
         case "Tokens per second, on average":
             return [pytest.approx(fmean(d["tokens_per_second"] for _, d in data("training_step")))]
         case "What the model says at each step":
-            said = [f"--- step {s['step']}\n{s['text']}" for s in samples if s["prompt"] == "def "]
+            said = [f"--- step {s['step']}\n{s['text']}" for s in samples if s["prompt"] == "class Node:"]
             return "\n".join(said).splitlines()
     raise AssertionError(f"The recipe {title!r} of docs/logs.md has no expectation here.")
 

@@ -33,7 +33,7 @@ from lm.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 BATCH = 256  # documents encoded at a time, on all cores
 
 
