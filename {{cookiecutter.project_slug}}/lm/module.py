@@ -4,6 +4,7 @@ B rows, T positions, V vocabulary.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -17,9 +18,8 @@ from transformers import PreTrainedModel
 from lm.data.windows import NO_LABEL
 from lm.guard import Guard, StepGate, Verdict, total_norm
 from lm.loss import LossWindow, Mean
+from lm.memory import Batch, Pieces
 from lm.precision import FallbackPrecision, LossScale
-
-Batch = dict[str, Tensor]
 
 
 class LmModule(LightningModule):
@@ -56,11 +56,13 @@ class LmModule(LightningModule):
         self._window = LossWindow(nominal_labels)
         self._gate: StepGate | None = None
         self.training_loss = torch.compile(self._sums, dynamic=False) if compiled else self._sums
+        self.pieces = Pieces(self._loss, self._forget, self._step_context)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        total, labels, logits = self.training_loss(batch)
-        self.logits = logits if self.keep_logits else None
-        return self._window.add(total, labels)
+        return self.pieces.forward(batch, self.trainer.global_step)
+
+    def backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
+        self.pieces.backward(loss, self.trainer.global_step)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -70,6 +72,7 @@ class LmModule(LightningModule):
 
         def backward_and_close() -> Any:
             loss = backward()
+            self.pieces.close()
             mean = self._window.close(self.trainer.accumulate_grad_batches)
             self.mean = mean._replace(factor=mean.factor / scale.scale) if (scale := self._loss_scale) else mean
             return loss
@@ -112,6 +115,12 @@ class LmModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self.log("lr", optimizer.param_groups[0]["lr"])
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["pieces"] = self.pieces.number  # what ran out of memory once would do so again
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.pieces.number = checkpoint.get("pieces", 1)
+
     @property
     def _loss_scale(self) -> LossScale | None:
         plugin = self.trainer.precision_plugin
@@ -122,6 +131,18 @@ class LmModule(LightningModule):
         inputs = {"input_ids": batch["input_ids"], "attention_mask": batch.get("attention_mask")}
         logits: Tensor = self.model(**inputs, use_cache=False).logits
         return logits
+
+    def _loss(self, rows: Batch) -> Tensor:
+        total, labels, logits = self.training_loss(rows)
+        self.logits = logits if self.keep_logits else None
+        return self._window.add(total, labels)
+
+    def _forget(self) -> None:
+        self._window = LossWindow(self.nominal_labels)
+        self.zero_grad()
+
+    def _step_context(self) -> AbstractContextManager[None]:
+        return self.trainer.precision_plugin.train_step_context()
 
     def _sums(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         logits = self(batch)

@@ -197,3 +197,29 @@ class Losses(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LmModule, *_: Any) -> None:
         self.losses.append(pl_module.mean.loss.item())
+
+
+class SmallMemory(Callback):
+    """A device that holds at most `rows` rows: from step `first` on, more of them end the forward pass, or the backward
+    pass when `backward`, out of memory."""
+
+    def __init__(self, rows: int, backward: bool = False, first: int = 1) -> None:
+        self.rows, self.backward, self.first = rows, backward, first
+
+    def on_train_start(self, trainer: Trainer, pl_module: LmModule) -> None:
+        sums = pl_module.training_loss
+
+        def full() -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+        def limited(batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+            total, labels, logits = sums(batch)
+            if trainer.global_step + 1 >= self.first and len(batch["labels"]) > self.rows:
+                if not self.backward:
+                    full()
+                # In the middle of the way back: the last layers have their gradients by then.
+                weight = pl_module.model.get_submodule("model.layers.0.mlp.up_proj").weight
+                hook = weight.register_hook(lambda _: (hook.remove(), full()))
+            return total, labels, logits
+
+        pl_module.training_loss = limited

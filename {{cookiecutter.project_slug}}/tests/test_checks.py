@@ -206,6 +206,7 @@ def test_text_in_another_encoding_is_a_failure_with_its_file(tmp_path: Path) -> 
     assert "latin.txt is not UTF-8" in said(data(folder), "failure")
 
 
+@pytest.mark.slow
 def test_check_data_as_it_is_typed() -> None:
     done = tool(
         "check_data.py", "data=chat", f"data.path='{SHIPPED}'", "data.val_fraction=0.2", "data.packing=false", "--json"

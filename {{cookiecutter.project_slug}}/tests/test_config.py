@@ -109,7 +109,7 @@ def test_the_name_is_the_experiment() -> None:
 
 def test_the_difference_of_two_experiments_names_the_key() -> None:
     assert difference(compose(), compose(["optimizer.lr=1e-4", "trainer.max_steps=3"])) == [
-        "optimizer.lr: 0.003 -> 0.0001"
+        "optimizer.lr: 0.0015 -> 0.0001"
     ]
 
 

@@ -104,6 +104,7 @@ def test_a_typo_in_a_preset_names_the_nearest(command: Command) -> None:
     assert "overfit" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_overfit_trains_on_the_same_windows_every_epoch(train: Callable[..., Path]) -> None:
     """The words of the corpus are random, so that a loss below a nat can only come from seeing the same ones again."""
     folder = train(

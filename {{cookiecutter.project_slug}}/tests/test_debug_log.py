@@ -122,6 +122,7 @@ def test_a_crash_in_a_users_callback_is_the_last_thing_in_both_logs(
     assert "in on_train_batch_end" in log and log.endswith("ZeroDivisionError: the user's mistake\n")
 
 
+@pytest.mark.slow
 def test_train_log_has_what_the_libraries_say(command: Callable, small: list[str], tmp_path: Path) -> None:
     done = command("train.py", *small, "run.name=a", "trainer.max_steps=1")
     assert done.returncode == 0, done.stderr

@@ -76,6 +76,7 @@ def test_debug_py_clears_before_and_neither_imports_nor_spawned_children_clear_a
     assert not old.exists()
 
 
+@pytest.mark.slow
 def test_debug_clean_false_and_train_py_keep_everything(project: Path) -> None:
     old = Path(run(project, "debug.py")["LM_DEBUG_FOLDER"], "outputs", "old")
     old.mkdir(parents=True)
@@ -119,6 +120,7 @@ def test_dotenv_is_read_and_loses_to_the_shell(project: Path, monkeypatch: pytes
     assert (seen["HF_HOME"], seen["HF_TOKEN_PATH"]) == ("/from/dotenv", "/from/shell")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
 def test_a_breakpoint_in_lm_and_an_uncaught_exception_stop_at_their_lines(
     project: Path, packages: Path, version: str

@@ -29,6 +29,7 @@ def test_each_changes_one_thing() -> None:
     assert difference(recomputed, mixed) == ["trainer.precision: 32-true -> bf16-mixed"]
 
 
+@pytest.mark.slow
 def test_their_losses_agree(train: Callable[..., Path]) -> None:
     losses = {}
     for name in CHAIN:

@@ -158,6 +158,7 @@ def test_an_fp16_storm_ends_in_a_wider_format_and_stays_there(train_small: Train
     assert Record.last.precision == {11: wider, 12: wider}
 
 
+@pytest.mark.slow
 def test_the_fp16_scale_survives_a_resume(train_small: Train) -> None:
     common = ("trainer.precision=16-mixed", "model.attention=eager", with_callback(Fault, kind="overflow", steps=[3]))
     whole = train_small(*common, "trainer.max_steps=8", "run.name=whole")
@@ -228,6 +229,7 @@ def test_incident_json_is_standard_json(train_small: Train) -> None:
     assert json.loads(text, parse_constant=refuse)["loss"] == "nan"
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_exit_code_3_and_says_where_to_look(
     command: Callable, small: list[str], tmp_path: Path
 ) -> None:

@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.data.order import Shuffle, TrainingOrder
@@ -29,6 +29,7 @@ def test_an_order_is_spread_evenly() -> None:
     assert ((counts - 400) ** 2 / 400).sum() < 150
 
 
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(0, 200))
 def test_the_rest_of_an_epoch_is_what_an_uninterrupted_one_would_have_had(
     batches: int, batch_size: int, cursor: int

@@ -57,13 +57,16 @@ def test_the_right_module_and_the_right_reason(train: Train, kind: str, module: 
     assert verdict.same_batches
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "gradient" else pytest.mark.slow) for kind in KINDS]
+)
 def test_one_of_each_reason(train: Train, kind: str) -> None:
     verdict = injected(train, kind, "model.layers.1.mlp.up_proj", 5)
     assert verdict.found is not None
     assert (verdict.found.module, verdict.kind) == ("model.layers.1.mlp.up_proj", KINDS[kind])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [("trainer.accumulate_grad_batches=3",), ("model.gradient_checkpointing=true",),
                                        ("+model.config.attention_dropout=0.2",)])  # fmt: skip
 def test_under_other_circumstances_too(train: Train, overrides: tuple[str, ...]) -> None:

@@ -83,6 +83,7 @@ def test_a_thinned_list_keeps_its_ends_and_is_even() -> None:
     assert len({after - before for before, after in zip(kept, kept[1:-1], strict=False)}) == 1
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_log(logged: Callable[..., Path]) -> None:
     def peak(number: int) -> int:
         folder = logged(

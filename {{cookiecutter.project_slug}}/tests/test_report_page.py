@@ -45,6 +45,7 @@ def drawn(document: str) -> dict[str, bool]:
     return dict(zip(names, found, strict=True))
 
 
+@pytest.mark.slow
 def test_a_real_run_is_drawn_without_an_error(train: Callable[..., Path], opened: Callable) -> None:
     often = [f"callbacks.debug_log.{key}_every_n_steps=1" for key in ("gradients", "updates")]
     often += [
@@ -64,6 +65,7 @@ def test_a_real_run_is_drawn_without_an_error(train: Callable[..., Path], opened
     assert drawn(document) == dict.fromkeys([*titles[:-1], "Updates in first", "Updates in second"], True)
 
 
+@pytest.mark.slow
 def test_a_log_with_gaps_and_marks_is_drawn_too(tmp_path: Path, opened: Callable) -> None:
     events.open_log(tmp_path / "x", run_id="1", attempt=1)
     for step in range(0, 40_000, 10):

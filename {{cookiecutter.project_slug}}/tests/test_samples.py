@@ -35,6 +35,7 @@ def test_samples_come_every_n_steps_to_every_place(train: Callable[..., Path], c
     assert [event.step for event in board.Tensors("samples/def/text_summary")] == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_the_training_does_not_notice(train: Callable[..., Path]) -> None:
     # With dropout, so that a random number taken away would show.
     dropout = "+model.config.attention_dropout=0.3"
@@ -45,6 +46,7 @@ def test_the_training_does_not_notice(train: Callable[..., Path]) -> None:
     assert all(torch.equal(a[name], b[name]) for name in b)
 
 
+@pytest.mark.slow
 def test_the_same_weights_say_the_same(train: Callable[..., Path]) -> None:
     first, second = (train(f"run.name={name}", *ON, "callbacks.samples.every_n_steps=3") for name in "ab")
     assert [s["text"] for s in samples(first)] == [s["text"] for s in samples(second)]
@@ -81,6 +83,7 @@ def test_weights_that_are_not_finite_do_not_stop_the_training(train: Callable[..
     assert not (folder / "samples.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_what_will_come_again_is_forgotten(train: Callable[..., Path]) -> None:
     options = ("run.name=a", *ON, "callbacks.samples.every_n_steps=1", "checkpoint.every_n_steps=2")
     folder = train(*options, "trainer.max_steps=4")

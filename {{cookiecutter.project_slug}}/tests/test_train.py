@@ -67,6 +67,7 @@ def test_what_is_no_run_is_a_sentence(train: Callable[..., Path], tmp_path: Path
         load(str(folder))
 
 
+@pytest.mark.slow
 def test_a_debug_run_is_small_and_separate(command: Command, small: list[str], tmp_path: Path) -> None:
     done = command(
         "debug.py", *[word for word in small if not word.startswith(("trainer.max_steps", "data.batch_size"))]
@@ -104,6 +105,7 @@ def test_a_corpus_smaller_than_a_batch_is_a_sentence(train: Callable[..., Path])
         train("data.batch_size=5000")
 
 
+@pytest.mark.slow
 def test_a_named_run_refuses_another_experiment(command: Command, small: list[str]) -> None:
     assert command("train.py", *small, "run.name=mine", "trainer.max_steps=1").returncode == 0
     done = command("train.py", *small, "run.name=mine", "optimizer.lr=0.5")
@@ -121,6 +123,7 @@ def test_compiled_and_plain_training_agree(train: Callable[..., Path], tmp_path:
         torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_wandb_without_an_account_is_a_sentence(command: Command, small: list[str], tmp_path: Path) -> None:
     done = command(
         "train.py",
@@ -135,6 +138,7 @@ def test_wandb_without_an_account_is_a_sentence(command: Command, small: list[st
     assert "logger.wandb.offline=true" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_wandb_works_offline(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

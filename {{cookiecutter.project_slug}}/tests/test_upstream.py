@@ -117,6 +117,7 @@ def test_21800_a_refused_save_is_passed_over_in_silence(tmp_path, monkeypatch) -
     assert not (tmp_path / "a.ckpt").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM")
 def test_19916_sigterm_ends_with_0_and_saves_nothing(tmp_path) -> None:
     """Workaround: lm.stop and lm.callbacks.signals."""

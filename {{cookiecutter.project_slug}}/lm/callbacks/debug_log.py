@@ -115,7 +115,8 @@ class DebugLog(Callback):
         if pl_module.logits is not None and self._due(self.every_n_steps, self._step):
             assert pl_module.mean is not None
             loss = torch.stack((pl_module.mean.loss, pl_module.mean.labels))
-            numbers = torch.cat((loss, measure.predictions(pl_module.logits, batch["labels"], self.show_tokens)))
+            labels = batch["labels"][-len(pl_module.logits) :]  # of the last piece, if memory has cut the batch
+            numbers = torch.cat((loss, measure.predictions(pl_module.logits, labels, self.show_tokens)))
             pl_module.logits = None
             known = {"epoch": trainer.current_epoch, "lr": self._lr, "shape": list(batch["labels"].shape)}
             self._read(self._step, numbers, self._tell_step, known, trainer.datamodule.tokenizer.decode)  # type: ignore[attr-defined]

@@ -95,6 +95,7 @@ def test_a_chain_of_kills_leaves_no_trace(corpus, tmp_path, accumulate) -> None:
     assert keep.sweep(folder) == [], "leftovers of killed processes"
 
 
+@pytest.mark.fault
 def test_a_kill_inside_a_save_leaves_no_trace(corpus, tmp_path) -> None:
     base = [*overrides(corpus, tmp_path), *RUN, "trainer.max_steps=7", "run.name=killed"]
     process = Process(tmp_path, base, LM_FAULT="before_rename:2")
