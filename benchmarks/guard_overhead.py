@@ -44,6 +44,9 @@ class Switched(LmModule):
         self.log("train/loss", loss)
         return loss
 
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        (super() if self.guarded else super(LmModule, self)).backward(loss, *args, **kwargs)
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         (super() if self.guarded else super(LmModule, self)).optimizer_step(*args, **kwargs)
 

@@ -1,19 +1,24 @@
 """Metric loggers that go on where the run goes on: no row is lost, none comes twice."""
 
 import csv
+import io
+import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
+from lm.appending import Lines
 from lm.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def build_loggers(group: DictConfig, *, run_id: str, step: int) -> list[Logger]:
@@ -29,7 +34,7 @@ def _going_on(entry: DictConfig, run_id: str, step: int) -> dict[str, Any]:
     match entry["_target_"].rpartition(".")[2]:
         case "CsvLogger":
             return {"first_step": step}
-        case "TensorBoardLogger":
+        case "TensorBoard" | "TensorBoardLogger":
             return {"purge_step": step} if step else {}
         case "WandbLogger":
             _refuse_to_ask_nobody(entry)
@@ -69,6 +74,8 @@ class CsvLogger(Logger):
         self.path = Path(save_dir) / "metrics.csv"
         self.first_step = first_step
         self._columns: list[str] | None = None
+        self._rows: list[Mapping[str, Any]] = []  # not yet handed on; more than one only while the disk refuses
+        self._lines = Lines(self.path)
 
     @property
     def name(self) -> str:
@@ -84,28 +91,72 @@ class CsvLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {"step": 0 if step is None else step, **metrics}
-        if self._columns is None or not row.keys() <= set(self._columns):
-            self._rewrite(row)
+        self._rows.append({"step": 0 if step is None else step, **metrics})
+        try:
+            while self._rows:
+                if self._columns is None or not self._rows[0].keys() <= set(self._columns):
+                    self._lines.write()
+                    if self._lines.waiting:  # of the old columns
+                        return
+                    self._rewrite(self._rows[0])
+                self._lines.write(self._line(self._rows.pop(0)))
+        except OSError as error:
+            self._lines.refused(error)
+
+    def _line(self, row: Mapping[str, Any]) -> str:
         assert self._columns is not None
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
+        line = io.StringIO(newline="")
+        csv.DictWriter(line, self._columns).writerow(row)
+        return line.getvalue()
 
     def _rewrite(self, row: Mapping[str, Any]) -> None:
         """Write the file anew, beside and then in its place, with the columns of `row` besides its own."""
         rows = self._kept() if self.path.is_file() else []
         names = {name for kept in rows for name in kept} | row.keys()
-        self._columns = ["step", *sorted(names - {"step"})]
+        columns = ["step", *sorted(names - {"step"})]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_suffix(".tmp")
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        beside.replace(self.path)
+        try:
+            with beside.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows(rows)
+            beside.replace(self.path)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+        self._columns = columns
 
     def _kept(self) -> list[dict[str, str]]:
         """Return the rows before `first_step`; later rewrites keep all. A row that a full disk cut short is dropped."""
         with self.path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if None not in row.values()]
         return rows if self._columns else [row for row in rows if int(row["step"]) < self.first_step]
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's, but a disk that refuses its file ends neither the run nor the log: it begins another file, and what
+    the first had not written is lost to TensorBoard."""
+
+    _failing = False
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._attempt(lambda: super(TensorBoard, self).log_metrics(metrics, step))
+
+    def log_text(self, key: str, text: str, step: int) -> None:
+        self._attempt(lambda: self.experiment.add_text(key, text, step))
+
+    def save(self) -> None:
+        self._attempt(super().save)
+
+    def finalize(self, status: str) -> None:
+        self._attempt(lambda: super(TensorBoard, self).finalize(status))
+
+    def _attempt(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            self._experiment = None
+            if not self._failing:
+                self._failing = True
+                log.warning("Cannot write TensorBoard's file (%s): training goes on.", error)

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import logging
 import os
 import platform
 import secrets
@@ -19,6 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from lm.config.identity import difference, digest, free_changes
 from lm.errors import UserError
 from lm.logs import rank
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 PACKAGES = (
@@ -88,12 +91,12 @@ class Run:
     def note(self, **facts: Any) -> None:
         """Add facts to this attempt's entry: what was picked, what hardware it ran on."""
         self.diary["attempts"][-1] |= facts
-        self._write()
+        self._write_if_possible()
 
     def note_result(self, step: int, val_loss: float | None) -> None:
         """Write down that the run is complete after `step` optimizer steps, and how good it is."""
         self.diary["result"] = {"step": step, "val_loss": val_loss}
-        self._write()
+        self._write_if_possible()
 
     def result(self, step: int, steps: int) -> dict[str, Any] | None:
         """Return what was noted of a run that stands at `step`, if those are all of its `steps`; else None."""
@@ -106,6 +109,13 @@ class Run:
         self.note(ended=_now(), status=status, **facts)
         if self._lock is not None:
             self._lock.release()
+
+    def _write_if_possible(self) -> None:
+        """The diary is kept whole in memory: the next note writes what a full disk refuses now."""
+        try:
+            self._write()
+        except OSError as error:
+            log.warning("Cannot write %s (%s).", self.folder / "run.json", error)
 
     def _write(self) -> None:
         if self._lock is not None:
@@ -129,8 +139,12 @@ def config(folder: Path) -> DictConfig:
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def _changes(folder: Path, cfg: DictConfig) -> list[str]:

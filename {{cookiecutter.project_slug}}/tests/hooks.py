@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,32 @@ class DeleteNewestAt(At):
 
     def act(self, trainer: Trainer) -> None:
         shutil.rmtree(read.commits(Path(trainer.default_root_dir) / "checkpoints")[-1].path)
+
+
+class Obstruct(Callback):
+    """From the end of optimizer step `first` to that of `last`, the disk of the run is full or its folder of
+    checkpoints may not be written: the real thing."""
+
+    def __init__(self, kind: str, first: int, last: int) -> None:
+        self.kind, self.first, self.last = kind, first, last
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        folder = Path(trainer.default_root_dir)
+        if trainer.global_step == self.first:
+            fill(folder) if self.kind == "full" else forbid(folder / "checkpoints", True)
+        if trainer.global_step == self.last:
+            (folder / "filler").unlink() if self.kind == "full" else forbid(folder / "checkpoints", False)
+
+
+def fill(folder: Path) -> None:
+    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def forbid(folder: Path, forbidden: bool) -> None:
+    """Root is not bound by modes, only by an attribute of the file system."""
+    if os.geteuid() == 0:
+        subprocess.run(["chattr", "+i" if forbidden else "-i", str(folder)], check=True, capture_output=True)
+    else:
+        folder.chmod(0o555 if forbidden else 0o755)

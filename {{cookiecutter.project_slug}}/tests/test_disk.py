@@ -3,6 +3,9 @@
 import errno
 import logging
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -107,3 +110,32 @@ def test_the_preflight_counts_what_will_be_kept_and_one_more(tmp_path, monkeypat
 def test_the_preflight_says_when_commits_would_take_too_much_of_the_time(tmp_path) -> None:
     (warning,) = preflight.preflight(tmp_path, commit_bytes=10**9, commits=1, seconds_between=1e-3)
     assert "of the time between two: raise checkpoint.every_minutes" in warning
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 6 MB, room for some thirty commits of the smallest run. Only root may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if sys.platform != "linux" or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder]).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)  # a logger may still have a file open
+
+
+LOUD = (*RUN, "logger=default", "callbacks.samples.every_n_steps=1")  # every file that a run writes
+
+
+@pytest.mark.fault
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+@pytest.mark.parametrize("kind", ["full", "forbidden"])
+def test_a_disk_that_really_fills_up_and_a_permission_that_is_lost(train, small_disk, tmp_path, caplog, kind) -> None:
+    reference = train(*LOUD, "run.name=reference")
+    root = small_disk if kind == "full" else tmp_path / "runs"
+    obstruct = f"+callbacks.obstruct={{_target_:hooks.Obstruct,kind:{kind},first:3,last:5}}"
+    with caplog.at_level(logging.ERROR):
+        folder = train(*LOUD, f"run.name={kind}", f"run.root={root}", obstruct)
+    assert caplog.text.count("The checkpoint of step 4 could not be written") == 1
+    assert [commit.step for commit in read.commits(folder / "checkpoints")][-2:] == [6, 8]
+    assert not [path for path in (folder / "checkpoints").iterdir() if path.name.startswith(".")]
+    assert_same(folder, reference)

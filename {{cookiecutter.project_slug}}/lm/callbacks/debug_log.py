@@ -22,7 +22,8 @@ from torch.optim import Optimizer
 from lm import events, logs, measure, run
 from lm.errors import Stopped
 from lm.lagged import Lagged
-from lm.module import Batch, LmModule
+from lm.memory import Batch
+from lm.module import LmModule
 
 
 class DebugLog(Callback):

@@ -1,6 +1,7 @@
 """Skips bad optimizer steps, keeps the evidence, and acts when they come in a row. Looks at each step two steps later,
 when that costs no wait; only a bad step costs more."""
 
+import contextlib
 import logging
 import math
 from collections.abc import Iterable
@@ -92,7 +93,9 @@ class NanGuard(Callback):
         for commit in found:
             name = commit.path.name
             change = pin if name in for_replay | for_rollback else unpin
-            change(commit, type(self).__name__)
+            # A disk that refuses a pin refuses the commit too, and without a new commit nothing is pushed out.
+            with contextlib.suppress(OSError):
+                change(commit, type(self).__name__)
 
     def _judge(self, trainer: Trainer, module: Any, record: Record) -> None:
         norm, _, skip, _ = record.values

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from lm import events
+from lm.appending import Lines
 from lm.checkpoint import rng
+from lm.loggers import TensorBoard
+from lm.memory import Batch
 from lm.model import context_length
-from lm.module import Batch, LmModule
+from lm.module import LmModule
 from lm.sampling import continuation
 
 log = logging.getLogger(__name__)
@@ -59,9 +62,9 @@ class Samples(Callback):
         self._last = self.clock()
         # Sharded weights need every rank in each forward pass; with these two strategies rank 0 can sample alone.
         self._able = trainer.is_global_zero and isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
-        self._file = Path(trainer.default_root_dir) / "samples.jsonl"
+        self._lines = Lines(Path(trainer.default_root_dir) / "samples.jsonl")
         if self._able:
-            forget_after(self._file, trainer.global_step)
+            forget_after(self._lines.path, trainer.global_step)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: LmModule, outputs: Any, batch: Batch, batch_idx: int
@@ -101,12 +104,11 @@ class Samples(Callback):
             log.info("Step %d, after %r:\n%s", step, prompt, textwrap.indent(text, "  | ", predicate=lambda _: True))
             events.emit("sample", step, {"prompt": prompt, "text": text})
         lines = [{"step": step, "time": time.time(), "prompt": p, "text": t, **self.how} for p, t in texts.items()]
-        with self._file.open("a", encoding="utf-8", errors="replace") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        self._lines.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, TensorBoard):
                 for prompt, text in texts.items():
-                    logger.experiment.add_text(f"samples/{prompt}", f"```\n{text}\n```", step)
+                    logger.log_text(f"samples/{prompt}", f"```\n{text}\n```", step)
             elif isinstance(logger, WandbLogger):
                 logger.log_text("samples", columns=["prompt", "text"], data=[*map(list, texts.items())], step=step)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -144,7 +145,13 @@ def _untie(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> Path:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        # A full disk comes as this, which is no OSError and has no errno.
+        if "I/O error" in str(error):
+            raise OSError(str(error)) from error
+        raise
     return path
 
 
