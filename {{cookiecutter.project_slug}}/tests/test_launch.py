@@ -41,7 +41,7 @@ class Place(NamedTuple):
     value: str
 
 
-STEP = Place("lm/module.py", "self.training_loss(batch)", "tuple(batch['input_ids'].shape)", "(1, 256)")
+STEP = Place("lm/module.py", "self.pieces.forward(batch", "tuple(batch['input_ids'].shape)", "(1, 256)")
 NAN = Place("lm/module.py", "self.logits = logits if", "self.trainer.global_step", "2")
 TINY = STEP._replace(value="(1, 64)")
 STOPS = {
