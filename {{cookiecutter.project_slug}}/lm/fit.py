@@ -21,6 +21,7 @@ from lm.device import Picks, native_precision, pick
 from lm.errors import Stopped, UserError
 from lm.goodbye import say_goodbye
 from lm.loggers import build_loggers
+from lm.memory import out_of_memory
 from lm.model import build_model, context_length, count_parameters, model_config
 from lm.module import LmModule
 from lm.precision import FallbackPrecision
@@ -52,9 +53,9 @@ def train(cfg: DictConfig) -> float | None:
         picks = pick_hardware(cfg, config, steps, run)
         module = build_module(cfg, config, picks, steps)
         trainer = build_trainer(cfg, picks, run, step=point.step if point else 0)
-        with workers_explained():
+        with explained():
             trainer.fit(module, data, ckpt_path=point.path if point else None, weights_only=True)
-        loss = final_loss(trainer, module, data)
+            loss = final_loss(trainer, module, data)
         run.note_result(trainer.global_step, loss)
         if trainer.is_global_zero:
             say_goodbye(run.folder, module.model, data.tokenizer, loss, context_length(config))
@@ -77,15 +78,19 @@ def opened(cfg: DictConfig) -> Iterator[Run]:
 
 
 @contextmanager
-def workers_explained() -> Iterator[None]:
-    """Say what to do when a loader process dies, most often for lack of memory."""
+def explained() -> Iterator[None]:
+    """Say what to do when memory runs out where no smaller pieces help, in a loader process or on the device."""
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        cure = "The same command goes on from the last checkpoint; data.num_workers=0 loads without processes."
-        raise UserError(f"A loader worker died ({error}).", cure=cure) from error
+        goes_on = "The same command goes on from the last checkpoint"
+        if "DataLoader worker" in str(error):
+            cure = f"{goes_on}; data.num_workers=0 loads without processes."
+            raise UserError(f"A loader worker died ({error}).", cure=cure) from error
+        if out_of_memory(error):
+            cure = f"{goes_on}; a smaller data.batch_size or model, or model.gradient_checkpointing=true, takes less."
+            raise UserError(f"Out of memory outside of a training step ({error}).", cure=cure) from error
+        raise
 
 
 def load_data(cfg: DictConfig, config: PretrainedConfig) -> LmData:

@@ -199,6 +199,13 @@ class Losses(Callback):
         self.losses.append(pl_module.mean.loss.item())
 
 
+class NoMemory(Callback):
+    """A device that is full when validation begins."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LmModule) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
 class SmallMemory(Callback):
     """A device that holds at most `rows` rows: from step `first` on, more of them end the forward pass, or the backward
     pass when `backward`, out of memory."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from exactness import newest
-from faults import SmallMemory, with_callback
+from faults import NoMemory, SmallMemory, with_callback
 from safetensors.torch import load_file
 
 from lm import events
@@ -38,6 +38,11 @@ def test_a_resumed_run_starts_with_the_pieces_it_needed(train) -> None:
 def test_a_single_row_that_does_not_fit_ends_with_advice(train) -> None:
     with pytest.raises(UserError, match=r"(?s)Out of memory at step 3 with a single row.*gradient_checkpointing=true"):
         train(with_callback(SmallMemory, rows=0, first=3))
+
+
+def test_outside_of_a_training_step_it_is_a_sentence(train) -> None:
+    with pytest.raises(UserError, match=r"(?s)Out of memory outside of a training step.*The same command goes on"):
+        train(with_callback(NoMemory))
 
 
 def test_what_is_out_of_memory() -> None:
