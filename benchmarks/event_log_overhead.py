@@ -52,7 +52,7 @@ def main(folder: str, rounds: int) -> None:
     steps = WARM_UP + len(KINDS) * rounds + 1
     cfg = compose([
         "model=14m", f"data.prepared={folder}/prepared", f"run.root={folder}/runs", "data.limit=60",
-        "data.val_fraction=0.1", "trainer=cpu",
+        "data.batch_size=8", "data.val_fraction=0.1", "trainer=cpu",
         f"trainer.max_steps={steps}", "trainer.limit_val_batches=1", "trainer.val_check_interval=100000",
         "model.compile=false", "logger=none", "callbacks.samples=null", "checkpoint.every_n_steps=null",
         "checkpoint.every_minutes=null", "callbacks.debug_log._target_=__main__.Switched",
