@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_slug}}"
+PROJECT = next(Path(__file__).resolve().parents[1].glob("*cookiecutter.project_slug*"))
 MODULES = ["embed_tokens", "norm"] + [
     f"layers.{layer}.{part}"
     for layer in range(6)
