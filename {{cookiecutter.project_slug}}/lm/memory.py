@@ -76,16 +76,11 @@ class Pieces:
         window, done = self._window[-1:], 1  # one piece is forward already
         while True:
             try:
-                first, self._loss = self._loss, None
-                if first is not None:
-                    first.backward(factor)
-                del first
+                if done:
+                    self._first(factor)
                 for batch in window:
                     for rows in list(cut(batch, self.number))[done:]:
-                        with self._context():
-                            piece = self._of(rows)
-                        piece.backward(factor)
-                        del piece
+                        self._both(rows, factor)
                 return
             except Exception as error:
                 if not out_of_memory(error):
@@ -94,13 +89,24 @@ class Pieces:
             self._forget()  # a backward pass that broke off has left some gradients behind
             window, done = self._window, 0
 
+    # Functions of their own, so that nothing here holds on to a graph whose backward pass broke off.
+    def _first(self, factor: Tensor) -> None:
+        loss, self._loss = self._loss, None
+        assert loss is not None
+        loss.backward(factor)
+
+    def _both(self, rows: Batch, factor: Tensor) -> None:
+        with self._context():
+            loss = self._of(rows)
+        loss.backward(factor)
+
     def close(self) -> None:
         """End the window: its gradients are complete."""
         self._window.clear()
 
     def _halve(self, step: int) -> None:
         rows = len(self._window[-1]["input_ids"])
-        if torch.distributed.is_initialized():
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
             # The other ranks wait in an all-reduce that this one cannot join a second time.
             raise UserError(
                 "This rank ran out of memory. With one device the batch would be cut into smaller pieces now; several "

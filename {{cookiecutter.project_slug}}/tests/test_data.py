@@ -10,6 +10,7 @@ from lm.data import prepare as preparation
 from lm.data.prepare import Prepared, Recipe, prepare
 from lm.data.sources import Document, StdlibSource, TextSource, blocks
 from lm.data.split import held_out, limited
+from lm.data.tokenizer import train_tokenizer
 from lm.data.windows import NO_LABEL, Windows, collate
 from lm.errors import UserError
 
@@ -45,6 +46,31 @@ def test_what_is_not_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin.txt is not UTF-8 text: .* at byte 3"):
         list(TextSource(str(tmp_path)).documents())
+
+
+def test_line_ends_indentation_and_digits_are_tokens_of_their_own() -> None:
+    tokenizer = train_tokenizer(["if x == 1234:\n    return 1234\n"] * 50, vocab_size=400, total=50)
+    tokens = [tokenizer.decode([i]) for i in tokenizer.encode("if x == 1234:\n    return 1234\n").ids]
+    assert tokens == [
+        "if",
+        " x",
+        " ==",
+        " ",
+        "1",
+        "2",
+        "3",
+        "4",
+        ":",
+        "\n",
+        "   ",
+        " return",
+        " ",
+        "1",
+        "2",
+        "3",
+        "4",
+        "\n",
+    ]
 
 
 def test_the_standard_library_is_there() -> None:

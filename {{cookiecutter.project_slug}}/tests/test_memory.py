@@ -1,5 +1,8 @@
 """A device that runs out of memory: the batch is cut into pieces, and the same step done again."""
 
+import contextlib
+import weakref
+
 import pytest
 import torch
 from exactness import newest
@@ -8,7 +11,7 @@ from safetensors.torch import load_file
 
 from lm import events
 from lm.errors import UserError
-from lm.memory import cut, out_of_memory
+from lm.memory import Pieces, cut, out_of_memory
 
 
 def weights(run) -> dict[str, torch.Tensor]:
@@ -51,6 +54,29 @@ def test_what_is_out_of_memory() -> None:
     assert out_of_memory(caught.value)
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert not out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_nothing_holds_on_to_a_graph_that_broke_off() -> None:
+    """It is what fills the memory: kept alive, smaller pieces would not fit either."""
+    weight, graphs = torch.ones(4, requires_grad=True), []
+    broken = [1, 2, 3]
+
+    def loss(rows: dict[str, torch.Tensor]) -> torch.Tensor:
+        assert [graph for graph in graphs if graph() is not None] == []
+        total = (rows["input_ids"] * weight).sum()
+        graphs.append(weakref.ref(total))
+        if broken:
+            broken.pop()
+            total.register_hook(full)
+        return total
+
+    def full(_: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    pieces = Pieces(loss, lambda: setattr(weight, "grad", None), contextlib.nullcontext)
+    rows = torch.arange(32.0).reshape(8, 4)
+    pieces.backward(pieces.forward({"input_ids": rows}, 0), 0)
+    assert pieces.number == 8 and torch.equal(weight.grad, rows.sum(dim=0))
 
 
 def test_pieces_are_all_rows_in_order() -> None:
