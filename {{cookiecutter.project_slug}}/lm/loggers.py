@@ -155,8 +155,11 @@ class TensorBoard(TensorBoardLogger):
     def _attempt(self, write: Callable[[], None]) -> None:
         try:
             write()
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            # Lightning makes every error of log_metrics a ValueError about the type of the value.
+            if not isinstance(error, OSError) and not isinstance(error.__cause__, OSError):
+                raise
             self._experiment = None
             if not self._failing:
                 self._failing = True
-                log.warning("Cannot write TensorBoard's file (%s): training goes on.", error)
+                log.warning("Cannot write TensorBoard's file (%s): training goes on.", error.__cause__ or error)

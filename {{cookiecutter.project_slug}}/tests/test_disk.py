@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 from exactness import assert_same, newest
+from hooks import fill
 
 from lm import events
+from lm.appending import Lines
 from lm.checkpoint import keep, preflight, read, write
 from lm.errors import UserError
+from lm.loggers import TensorBoard
+from lm.run import Run
+from lm.run import read as read_run
 
 RUN = ("trainer.max_steps=8", "trainer.log_every_n_steps=1", "checkpoint.every_n_steps=2", "logger=csv",
        "trainer.val_check_interval=100")  # fmt: skip
@@ -139,3 +144,26 @@ def test_a_disk_that_really_fills_up_and_a_permission_that_is_lost(train, small_
     assert [commit.step for commit in read.commits(folder / "checkpoints")][-2:] == [6, 8]
     assert not [path for path in (folder / "checkpoints").iterdir() if path.name.startswith(".")]
     assert_same(folder, reference)
+
+
+@pytest.mark.fault
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread dies of it
+def test_what_a_full_disk_refuses_is_written_later(compose, small_disk, caplog) -> None:
+    lines, board = Lines(small_disk / "lines.txt"), TensorBoard(str(small_disk), name="", version="")
+    run = Run.open(compose("run.name=diary", f"run.root={small_disk}"))
+    board.log_metrics({"loss": 1.0}, step=1)
+    fill(small_disk)
+    for step in range(3):
+        lines.write(f"{step} " + "x" * 5000 + "\n")
+        run.note(step=step)
+        board.log_metrics({"loss": 1.0}, step=step)
+        board.save()
+    assert lines.waiting
+    (small_disk / "filler").unlink()
+    lines.write("the end\n")
+    run.close("finished")
+    board.finalize("success")
+    assert [line[:3] for line in lines.path.read_text(encoding="utf-8").splitlines()] == ["0 x", "1 x", "2 x", "the"]
+    assert read_run(run.folder)["attempts"][0]["step"] == 2
+    for refused in ("lines.txt (", "run.json (", "TensorBoard's file ("):
+        assert refused in caplog.text

@@ -131,11 +131,14 @@ def test_auto_knows_bf16_hardware_short_contexts_and_short_runs(monkeypatch: pyt
     assert (fast.precision, fast.attention) == ("bf16-mixed", "eager")
     assert picks("trainer=cpu", context=1024).attention == "sdpa"
     assert not picks("trainer=cpu", tokens=1000).compile
-    for slow in ({"avx2": True, "cpu_name": "AMD Ryzen"}, {"avx512_bf16": True, "cpu_name": "Intel Xeon"}):
+    for matmul, slow in (
+        ("medium", {"avx2": True, "cpu_name": "AMD Ryzen"}),
+        ("highest", {"avx512_bf16": True, "cpu_name": "Intel Xeon"}),
+    ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda slow=slow: slow)
         plain = picks("trainer=cpu")
         assert (plain.precision, plain.attention) == ("32-true", "sdpa")
-    assert torch.get_float32_matmul_precision() == "highest"  # of Intel, the last; AMD wants medium
+        assert torch.get_float32_matmul_precision() == matmul
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an Apple GPU here")
