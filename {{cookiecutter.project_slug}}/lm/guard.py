@@ -124,7 +124,9 @@ class StepGate:
         """Call between backward and the optimizer's own step."""
         self._skip = verdict.skip
         if self.fused:
-            self.optimizer.grad_scale = verdict.grad_scale  # type: ignore[attr-defined]
+            # Dividing by one would write every gradient anew. Only a CPU can be asked without waiting for it.
+            if verdict.grad_scale.device.type != "cpu" or verdict.grad_scale != 1:
+                self.optimizer.grad_scale = verdict.grad_scale  # type: ignore[attr-defined]
             self.optimizer.found_inf = verdict.skip.float()  # type: ignore[attr-defined]
         else:
             gradients = [p.grad for p in self._parameters() if p.grad is not None]

@@ -90,6 +90,15 @@ def test_clipping_equals_torchs_own(build, scale):
     torch.testing.assert_close(everything(ours), everything(theirs), rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("scale", "factor", "divided"), [(0.01, 1.0, False), (10.0, 1.0, True), (0.01, 2.0, True)])
+def test_a_gradient_that_needs_no_change_is_not_written_anew(scale: float, factor: float, divided: bool) -> None:
+    optimizer = torch.optim.AdamW(parameters(), fused=True)
+    seen = []
+    optimizer.register_step_pre_hook(lambda opt, *_: seen.append(hasattr(opt, "grad_scale")))
+    assert not step(StepGate(optimizer), Guard(1.0, 100.0), gradients(1, scale), factor)
+    assert seen == [divided]
+
+
 def test_the_factor_is_part_of_the_norm_and_of_the_update():
     ours, theirs = (torch.optim.SGD(parameters(), lr=0.1, fused=True) for _ in range(2))
     step(StepGate(ours), Guard(max_grad_norm=1e9, skip_above=1e9), gradients(1), factor=3.0)
