@@ -21,12 +21,12 @@ from lm.device import Picks, native_precision, pick
 from lm.errors import Stopped, UserError
 from lm.goodbye import say_goodbye
 from lm.loggers import build_loggers
-from lm.memory import out_of_memory
 from lm.model import build_model, context_length, count_parameters, model_config
 from lm.module import LmModule
-from lm.precision import FallbackPrecision
 from lm.resume import starting_point
 from lm.run import Run
+from lm.step.memory import out_of_memory
+from lm.step.precision import FallbackPrecision
 from lm.stop import listening
 
 log = logging.getLogger(__name__)

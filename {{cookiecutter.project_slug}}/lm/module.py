@@ -16,10 +16,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from lm.data.windows import NO_LABEL
-from lm.guard import Guard, StepGate, Verdict, total_norm
-from lm.loss import LossWindow, Mean
-from lm.memory import Batch, Pieces
-from lm.precision import FallbackPrecision, LossScale
+from lm.step.guard import Guard, StepGate, Verdict, total_norm
+from lm.step.loss import LossWindow, Mean
+from lm.step.memory import Batch, Pieces
+from lm.step.precision import FallbackPrecision, LossScale
 
 
 class LmModule(LightningModule):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lm.finder import FirstNonFinite, describe
 from lm.module import loss_sums as summed_loss
+from lm.nan.finder import FirstNonFinite, describe
 
 
 def llama(attention: str = "sdpa") -> LlamaForCausalLM:

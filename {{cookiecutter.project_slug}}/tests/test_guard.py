@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lm.guard import Guard, StepGate, kernel_obeys, total_norm
+from lm.step.guard import Guard, StepGate, kernel_obeys, total_norm
 
 OPTIMIZERS = {
     "fused AdamW": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1, fused=True),

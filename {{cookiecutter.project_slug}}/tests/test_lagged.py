@@ -1,6 +1,6 @@
 import torch
 
-from lm.lagged import Lagged
+from lm.step.lagged import Lagged
 
 
 def test_values_come_back_exactly_lag_steps_later():

@@ -129,7 +129,7 @@ def test_the_replay_of_a_nan_stops_at_it(workspace: Workspace) -> None:
     config["env"] |= train["env"]
     with Debugger(config, exceptions=["uncaught"]) as session:
         stop = session.wait_for_stop()
-        assert stop.place[0] == workspace.root / "lm/finder.py", (
+        assert stop.place[0] == workspace.root / "lm/nan/finder.py", (
             session.output
         )  # where the module was found, its inputs below
         stop.resume()

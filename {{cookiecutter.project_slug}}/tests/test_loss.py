@@ -3,8 +3,8 @@ import torch
 from torch.nn import functional
 
 from lm.data.windows import NO_LABEL
-from lm.loss import LossWindow
 from lm.module import loss_sums as summed_loss
+from lm.step.loss import LossWindow
 
 B, T, V = 4, 6, 11
 

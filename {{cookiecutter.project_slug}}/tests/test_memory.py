@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lm import events
 from lm.errors import UserError
-from lm.memory import Pieces, cut, out_of_memory
+from lm.step.memory import Pieces, cut, out_of_memory
 
 
 def weights(run) -> dict[str, torch.Tensor]:

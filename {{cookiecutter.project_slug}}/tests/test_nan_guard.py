@@ -10,10 +10,11 @@ import pytest
 import torch
 from faults import Fault, Record, with_callback
 
-from lm import events, incident
+from lm import events
 from lm.checkpoint import read
 from lm.checkpoint.rollback import LEDGER, read_ledger
 from lm.errors import UserError
+from lm.nan import incident
 
 Train = Callable[..., Path]
 # Policies in tens of steps instead of hundreds.

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from lm.guard import Guard, StepGate, total_norm
-from lm.loss import LossWindow
 from lm.module import loss_sums
-from lm.precision import LossScale
+from lm.step.guard import Guard, StepGate, total_norm
+from lm.step.loss import LossWindow
+from lm.step.precision import LossScale
 
 
 @pytest.mark.parametrize("skip_above", [100.0, "adaptive"])

@@ -1,4 +1,4 @@
-from lm.policy import Action, Policy
+from lm.nan.policy import Action, Policy
 
 HEALTHY = {"weights_finite": True, "can_fall_back": False}
 

@@ -10,7 +10,7 @@ import pytest
 from faults import Fault, Injection, with_callback
 
 from lm.errors import UserError
-from lm.finder import Finding
+from lm.nan.finder import Finding
 from lm.replay.__main__ import replay
 from lm.replay.rerun import rerun
 from lm.replay.verdict import Trial, Verdict, judge

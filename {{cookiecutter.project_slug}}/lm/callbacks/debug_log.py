@@ -21,9 +21,9 @@ from torch.optim import Optimizer
 
 from lm import events, logs, measure, run
 from lm.errors import Stopped
-from lm.lagged import Lagged
-from lm.memory import Batch
 from lm.module import LmModule
+from lm.step.lagged import Lagged
+from lm.step.memory import Batch
 
 
 class DebugLog(Callback):

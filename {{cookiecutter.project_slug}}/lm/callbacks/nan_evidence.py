@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lm.data.inspect import composition
-from lm.finder import describe
-from lm.incident import Batch, weight_norms
+from lm.nan.finder import describe
+from lm.nan.incident import Batch, weight_norms
 
 
 @dataclass

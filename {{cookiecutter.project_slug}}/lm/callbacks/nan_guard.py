@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from lm import events, incident, stop
+from lm import events, stop
 from lm.callbacks.nan_evidence import Memory, facts_about, weights_finite, why
 from lm.callbacks.nan_rollback import roll_back
 from lm.checkpoint.keep import pin, unpin
 from lm.checkpoint.rollback import anchors, usable
 from lm.errors import UserError
-from lm.guard import Guard
-from lm.incident import Batch
-from lm.lagged import Lagged, Record
-from lm.policy import Action, Policy
+from lm.nan import incident
+from lm.nan.incident import Batch
+from lm.nan.policy import Action, Policy
 from lm.ranks import highest
+from lm.step.guard import Guard
+from lm.step.lagged import Lagged, Record
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ REPLAYABLE = 3  # bundles whose commit is kept, so that a replay need not start 
 class NanGuard(Callback):
     """Gives the module its guard, reports what that has skipped, and follows a policy.
 
-    max_grad_norm, skip_above, sigmas: see lm.guard.Guard; patience, forgive, max_rollbacks: see lm.policy.Policy.
+    max_grad_norm, skip_above, sigmas: see lm.step.guard.Guard. patience, forgive, max_rollbacks: see
+        lm.nan.policy.Policy.
     good_after: steps after which a commit counts as good. max_bundles: after so many, skipped steps are only counted.
     The module is an LmModule: it has `guard`, and `verdict` and `mean` of its last optimizer step.
     """

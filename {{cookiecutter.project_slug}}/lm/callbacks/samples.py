@@ -21,10 +21,10 @@ from lm import events
 from lm.appending import Lines
 from lm.checkpoint import rng
 from lm.loggers import TensorBoard
-from lm.memory import Batch
 from lm.model import context_length
 from lm.module import LmModule
 from lm.sampling import continuation
+from lm.step.memory import Batch
 
 log = logging.getLogger(__name__)
 

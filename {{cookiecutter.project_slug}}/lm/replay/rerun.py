@@ -10,10 +10,11 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lm import fit, incident, run
+from lm import fit, run
 from lm.checkpoint.read import Commit
 from lm.checkpoint.rollback import read_ledger, usable
 from lm.errors import UserError
+from lm.nan import incident
 from lm.replay.verdict import Verdict, show
 from lm.replay.watch import Reached
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lm.finder import Finding
+from lm.nan.finder import Finding
 
 SENTENCES = {
     "weights": "weights: {where}; the weights were bad before this step ({bad_weights}).",

@@ -9,13 +9,13 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
-from lm import incident
 from lm.callbacks.nan_evidence import drawn_from, generators
-from lm.finder import Finding, FirstNonFinite
-from lm.guard import total_norm
-from lm.incident import Batch
 from lm.module import LmModule
+from lm.nan import incident
+from lm.nan.finder import Finding, FirstNonFinite
+from lm.nan.incident import Batch
 from lm.replay.verdict import Trial, Verdict, judge
+from lm.step.guard import total_norm
 
 FORMATS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 # What fp16 training scales its loss with at first. Without it small gradients would vanish and large ones not overflow.

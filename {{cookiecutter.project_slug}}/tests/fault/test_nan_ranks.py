@@ -7,8 +7,8 @@ import pytest
 import torch
 from faults import Dump, Fault, ThinOut, with_callback
 
-from lm import incident
 from lm.checkpoint.rollback import read_ledger
+from lm.nan import incident
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 DUMP = with_callback(Dump, name="dump")

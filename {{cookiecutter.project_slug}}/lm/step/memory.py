@@ -2,7 +2,7 @@
 
     batch (B, T)  ->  pieces of B / n rows, one after the other  ->  gradients that add up to those of the whole
 
-Each piece backpropagates a sum (see lm/loss.py), so neither the mean nor the gradient knows how it was cut; batch size,
+Each piece backpropagates a sum (see loss.py), so neither the mean nor the gradient knows how it was cut; batch size,
 data order and schedule stay. After MosaicML Composer's automatic micro-batching.
 """
 
