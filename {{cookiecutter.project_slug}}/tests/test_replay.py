@@ -13,7 +13,7 @@ from lm.errors import UserError
 from lm.nan.finder import Finding
 from lm.replay.__main__ import replay
 from lm.replay.rerun import rerun
-from lm.replay.verdict import Trial, Verdict, judge
+from lm.replay.verdict import Trial, Verdict, judge, most_telling
 from lm.replay.watch import stop_in_debugger
 
 Train = Callable[..., Path]
@@ -88,6 +88,22 @@ def test_a_replay_ends_where_the_run_was(train: Train) -> None:
     assert verdict.found is None and "the gradient norm is" in verdict.sentence
 
 
+def test_a_run_of_several_nodes_is_not_replayed_by_one(tmp_path: Path) -> None:
+    """Lightning would wait for the others for half an hour."""
+    (tmp_path / "incident.json").write_text('{"step": 3}', encoding="utf-8")
+    (tmp_path / "config.yaml").write_text("trainer: {num_nodes: 2}", encoding="utf-8")
+    with pytest.raises(UserError, match="several nodes.*text-rank"):
+        rerun(tmp_path)
+
+
+def test_of_several_ranks_the_one_with_a_reason_speaks() -> None:
+    def verdict(kind: str, rank: int) -> Verdict:
+        return Verdict(kind, "", 1.0, None, [], True, rank)
+
+    assert most_telling([verdict("outside", 0), verdict("data", 1), verdict("precision", 2)]).rank == 1
+    assert most_telling([verdict("outside", 0), verdict("not reproduced", 1)]).rank == 0
+
+
 def test_the_run_is_not_touched_but_for_the_verdict(train: Train) -> None:
     folder = train(*SHORT, with_callback(Fault, kind="embedding", steps=[5]))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
@@ -159,7 +175,7 @@ FINE, BAD = (Trial("32-true", 1.0, 1.0, fine, None) for fine in (True, False))
         (1e6, [], [BAD, BAD, BAD], BAD, "weights", "another batch fails with them too"),
         (1e6, [], [FINE, FINE, BAD], FINE, "precision", "in 16-mixed; the same step is fine in 32-true and 32-true"),
         (1e6, [], [BAD, BAD, BAD], FINE, "data", "the output of model.norm is not finite with this batch"),
-        (1e6, [], [FINE, FINE, FINE], FINE, "outside", "a callback, or another rank"),
+        (1e6, [], [FINE, FINE, FINE], FINE, "outside", "a callback, say"),
     ],
 )
 def test_every_verdict_is_one_sentence(norm, bad_weights, trials, other, kind, words) -> None:

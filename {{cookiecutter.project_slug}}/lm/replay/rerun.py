@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,33 +15,62 @@ from lm import fit, run
 from lm.checkpoint.read import Commit
 from lm.checkpoint.rollback import read_ledger, usable
 from lm.errors import UserError
+from lm.logs import rank
 from lm.nan import incident
 from lm.replay.verdict import Verdict, show
 from lm.replay.watch import Reached
 
 # Of our own callbacks those that training depends on. The user's own all stay: they may be part of what happened.
 NEEDED = ("checkpoint", "nan_guard", "progress")
+SCRATCH = "LM_REPLAY_SCRATCH"  # an environment variable
 
 
 def rerun(bundle: Path) -> Verdict:
     """Replay, print what was found, and write it to `verdict.json` in the bundle."""
     facts = incident.read_facts(bundle)
     folder = bundle.parent.parent
+    cfg = run.config(bundle)
+    if cfg.trainer.get("num_nodes", 1) > 1:
+        raise UserError(
+            "This run had several nodes, and a replay has one: the ranks of the others would be missing.",
+            cure=f"What each rank knew is in {bundle.as_posix()}: incident*.json, text-rank*.txt.",
+        )
     commit = starting_point(folder, facts)
-    after = f"checkpoint {commit.path.name}" if commit else "the beginning"
-    print(f"Step {facts['step']} of {folder.as_posix()}, from {after}.", flush=True)
-    with quiet(), tempfile.TemporaryDirectory(prefix="replay-", ignore_cleanup_errors=True) as scratch:
-        cfg = again(run.config(bundle), bundle, Path(scratch), commit)
+    if rank() == 0:
+        after = f"checkpoint {commit.path.name}" if commit else "the beginning"
+        print(f"Step {facts['step']} of {folder.as_posix()}, from {after}.", flush=True)
+    with quiet(), scratch_folder() as scratch:
         try:
-            fit.train(cfg)
+            fit.train(again(cfg, bundle, scratch, commit))
         except Reached as reached:
             verdict = reached.verdict
         else:
             raise UserError(f"The run ended before step {facts['step']}.", cure="Is its config.yaml the one it had?")
-    text = json.dumps(incident.strict(verdict.plain()), indent=1, ensure_ascii=False)
-    (bundle / "verdict.json").write_text(text + "\n", encoding="utf-8")
-    show(verdict, bundle)
+    if rank() == 0:
+        text = json.dumps(incident.strict(verdict.plain()), indent=1, ensure_ascii=False)
+        (bundle / "verdict.json").write_text(text + "\n", encoding="utf-8")
+        show(verdict, bundle)
     return verdict
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give every rank the same new folder, which is removed at the end. Lightning starts the other ranks as processes
+    with this command line, which inherit what the first one leaves in the environment."""
+    if rank():
+        if SCRATCH not in os.environ:
+            raise UserError(
+                "A replay starts the ranks of its run by itself.",
+                cure="The same command without torchrun or srun, on one node with as many devices as the run had.",
+            )
+        yield Path(os.environ[SCRATCH])
+        return
+    with tempfile.TemporaryDirectory(prefix="replay-", ignore_cleanup_errors=True) as folder:
+        os.environ[SCRATCH] = folder
+        try:
+            yield Path(folder)
+        finally:
+            del os.environ[SCRATCH]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ SENTENCES = {
     "precision": "precision: {where} in {precision}; the same step is fine in {fine}.",
     "data": "data: {where} with this batch in every precision; another batch is fine with the same weights.",
     "outside": "none of data, precision and weights: alone the step is fine, so something changed the gradients "
-    "after the backward pass: a callback, or another rank.",
+    "after the backward pass: a callback, say.",
     "not reproduced": "not reproduced: the step is fine now. Other hardware, other versions, a kernel that is not "
     "deterministic, or a fault that is gone.",
 }
@@ -44,6 +44,7 @@ class Verdict:
     found: Finding | None
     trials: list[Trial]
     same_batches: bool
+    rank: int = 0  # whose batch it is about
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -59,6 +60,7 @@ def judge(
     trials: Sequence[Trial],
     other_batch: Trial,
     same_batches: bool = True,
+    rank: int = 0,
 ) -> Verdict:
     """Decide. `trials` begin with fp32; `other_batch` is a healthy one in fp32 with the same weights."""
     fine = [trial.precision for trial in trials if trial.fine]
@@ -75,7 +77,12 @@ def judge(
     where = f"{found} is not finite" if found else f"the gradient norm is {norm:.4g}"
     facts = {"where": where, "precision": precision, "fine": " and ".join(fine), "bad_weights": ", ".join(bad_weights)}
     kind = "weights" if case == "exploded" else case
-    return Verdict(kind, SENTENCES[case].format(**facts), norm, found, list(trials), same_batches)
+    return Verdict(kind, SENTENCES[case].format(**facts), norm, found, list(trials), same_batches, rank)
+
+
+def most_telling(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return the first rank's verdict that names a reason: what one rank's batch spoils, the others just receive."""
+    return next((v for v in verdicts if v.kind not in ("outside", "not reproduced")), verdicts[0])
 
 
 def show(verdict: Verdict, bundle: Path) -> None:
@@ -86,7 +93,8 @@ def show(verdict: Verdict, bundle: Path) -> None:
         table.add_row(trial.precision, f"{trial.loss:.4g}", f"{trial.norm:.4g}", str(trial.found or "nothing"))
     console.print(table)
     if verdict.found:
-        console.print(f"\nFirst in the run's own step: {verdict.found}")
+        where = f", on rank {verdict.rank}" if verdict.rank else ""
+        console.print(f"\nFirst in the run's own step{where}: {verdict.found}")
         for name, summary in verdict.found.statistics.items():
             console.print(f"  {name}: {', '.join(f'{key} {_number(value)}' for key, value in summary.items())}")
     if not verdict.same_batches:
@@ -94,7 +102,7 @@ def show(verdict: Verdict, bundle: Path) -> None:
             "\nThe replay met another batch than the run did: the data or the code that makes batches changed."
         )
     console.print(f"\n{verdict.sentence[0].upper()}{verdict.sentence[1:]}", style="bold")
-    console.print(f"The batch as text: {(bundle / 'text-rank0.txt').as_posix()}")
+    console.print(f"The batch as text: {(bundle / f'text-rank{verdict.rank}.txt').as_posix()}")
 
 
 def _number(value: Any) -> str:

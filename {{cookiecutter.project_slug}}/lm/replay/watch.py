@@ -10,11 +10,13 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from lm.callbacks.nan_evidence import drawn_from, generators
+from lm.logs import rank
 from lm.module import LmModule
 from lm.nan import incident
 from lm.nan.finder import Finding, FirstNonFinite
 from lm.nan.incident import Batch
-from lm.replay.verdict import Trial, Verdict, judge
+from lm.ranks import gathered
+from lm.replay.verdict import Trial, Verdict, judge, most_telling
 from lm.step.guard import total_norm
 
 FORMATS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -34,7 +36,7 @@ class Watch(Callback):
     """Sees the step happen in the trainer, then tries it alone in every precision, and with a healthy batch."""
 
     def __init__(self, bundle: str) -> None:
-        self.incident = incident.read(Path(bundle))
+        self.incident = incident.read(Path(bundle), rank())
         self._batches: list[Batch] = []
         self._watching = ExitStack()
 
@@ -48,7 +50,7 @@ class Watch(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LmModule, *_: Any) -> None:  # type: ignore[override]
         if trainer.global_step == self.incident.step:
             self._watching.close()
-            raise Reached(self._examine(trainer, pl_module))
+            raise Reached(most_telling(gathered(self._examine(trainer, pl_module), trainer)))
 
     def _begin(self, module: LmModule) -> None:
         self._rng = generators(module.device)
@@ -82,6 +84,7 @@ class Watch(Callback):
             trials=[self._try(module, name, self._batches, limit) for name in FORMATS],
             other_batch=self._try(module, "32-true", [healthy], limit),
             same_batches=self._same_batches(),
+            rank=trainer.global_rank,
         )
 
     def _try(self, module: LmModule, precision: str, batches: list[Batch], limit: float) -> Trial:

@@ -1,5 +1,6 @@
 """Two processes, gloo: what one rank alone meets, all ranks answer alike."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,25 @@ def test_a_nan_on_one_rank_is_skipped_by_both(command: Callable, small: list[str
     mine, other = (incident.read(bundle, rank) for rank in (0, 1))
     assert mine.facts["micro_batches"][0]["ids"] and other.facts["rank"] == 1
     assert not torch.equal(mine.batches[0]["input_ids"], other.batches[0]["input_ids"])
+
+
+@pytest.mark.parametrize("guilty", [0, 1])
+def test_a_replay_names_the_rank_whose_batch_it_was(
+    command: Callable, small: list[str], tmp_path: Path, guilty: int
+) -> None:
+    fault = with_callback(Fault, kind="embedding", steps=[5], rank=guilty)
+    save = "checkpoint.every_n_steps=2"
+    folder = trained(command, small, tmp_path, "hurt", *TWO, fault, save, "trainer.max_steps=8")
+    bundle = folder / "nan" / "step-00000005"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = command("lm.replay", str(bundle), OMP_NUM_THREADS="1", TMPDIR=str(scratch))
+    assert done.returncode == 0, done.stderr
+    verdict = json.loads((bundle / "verdict.json").read_text(encoding="utf-8"))
+    assert (verdict["rank"], verdict["found"]["module"]) == (guilty, "model.embed_tokens")
+    assert verdict["same_batches"]
+    assert done.stdout.count("The batch as text") == 1 and f"text-rank{guilty}.txt" in done.stdout
+    assert not list(scratch.glob("replay-*"))
 
 
 def test_a_nan_weight_on_one_rank_sends_both_back(command: Callable, small: list[str], tmp_path: Path) -> None:
