@@ -25,10 +25,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lm.appending import Lines
+
 SCHEMA = 1
 FOLDER = "debug_log"
-# Lines kept while the disk refuses them; the oldest are dropped after that, for training matters more than its log.
-MOST_WAITING = 10_000
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +38,14 @@ class EventLog:
 
     def __init__(self, path: Path, *, run_id: str, attempt: int, rank: int, buffer: int, flush_seconds: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
         cut_partial_line(path)
         self.path, self._buffer = path, buffer
         self._same = {"run_id": run_id, "attempt": attempt, "rank": rank}
         self._summary = Summary(path.with_name("summary.json"), self._same) if rank == 0 else None
-        # Unbuffered: what write() has taken is the kernel's, and survives a kill -9 of this process.
-        self._file = path.open("ab", buffering=0)
-        self._lines: deque[bytes] = deque(maxlen=MOST_WAITING)
-        self._unwritten = b""  # the rest of a batch that a full disk took only in part
-        self._failing = self._flushing = False
+        self._file = Lines(path)
+        self._lines: deque[bytes] = deque()
+        self._flushing = False
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._closed = threading.Event()
@@ -65,7 +64,7 @@ class EventLog:
             self.flush()
 
     def flush(self) -> None:
-        """Hand every waiting line to the system. A refused write is kept and tried again, and said once."""
+        """Hand every waiting line to the system."""
         if self._pid != os.getpid():
             return
         with self._lock:
@@ -73,37 +72,28 @@ class EventLog:
                 return
             self._flushing = True
             try:
-                while self._lines or self._unwritten:
-                    self._unwritten += b"".join(self._lines.popleft() for _ in range(len(self._lines)))
-                    self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+                while True:
+                    self._file.write(b"".join(self._lines.popleft() for _ in range(len(self._lines))))
+                    if not self._lines:
+                        break
                 if self._summary:
                     self._summary.write()
-                self._failing = False
-            except OSError as error:
-                self._say_once(error)
             finally:
                 self._flushing = False
 
     def sync(self) -> None:
         """Flush, and wait until the disk has it: called at each commit, so that log and checkpoint survive together."""
         self.flush()
-        with contextlib.suppress(OSError):  # some network disks cannot; the write itself was checked
-            os.fsync(self._file.fileno())
+        self._file.sync()
 
     def close(self) -> None:
         self._closed.set()
         self.flush()
-        self._file.close()
 
     def _flush_often(self, seconds: float) -> None:
         while not self._closed.wait(seconds):
-            if self._lines or self._unwritten:
+            if self._lines or self._file.waiting:
                 self.flush()
-
-    def _say_once(self, error: OSError) -> None:
-        if not self._failing:
-            self._failing = True
-            log.warning("Cannot write %s (%s): training goes on, the events wait in memory.", self.path, error)
 
 
 class Summary:
@@ -129,8 +119,9 @@ class Summary:
     def write(self) -> None:
         beside = self.path.with_suffix(".tmp")
         text = json.dumps(self.values | {"events": dict(self._count)}, indent=1)
-        beside.write_text(text + "\n", encoding="utf-8")
-        with contextlib.suppress(PermissionError):  # Windows, while a reader has it open: the next flush writes it
+        # A full disk, or on Windows a reader that has it open: the next flush writes it.
+        with contextlib.suppress(OSError):
+            beside.write_text(text + "\n", encoding="utf-8")
             beside.replace(self.path)
 
 
@@ -209,12 +200,11 @@ def _without_nonfinite(value: Any, where: str, found: dict[str, str]) -> Any:
 
 def cut_partial_line(path: Path) -> None:
     """Cut what follows the last newline: a killed attempt's half line would swallow the first line of the next."""
-    if path.exists():
-        with path.open("r+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - (1 << 24)))  # 16 MiB: more than any line
-            tail = file.read()
-            file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - (1 << 24)))  # 16 MiB: more than any line
+        tail = file.read()
+        file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

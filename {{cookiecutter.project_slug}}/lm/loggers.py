@@ -99,7 +99,7 @@ class CsvLogger(Logger):
                     if self._lines.waiting:  # of the old columns
                         return
                     self._rewrite(self._rows[0])
-                self._lines.write(self._line(self._rows.pop(0)))
+                self._lines.write(self._line(self._rows.pop(0)).encode())
         except OSError as error:
             self._lines.refused(error)
 

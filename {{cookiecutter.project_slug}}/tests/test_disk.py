@@ -154,13 +154,13 @@ def test_what_a_full_disk_refuses_is_written_later(compose, small_disk, caplog) 
     board.log_metrics({"loss": 1.0}, step=1)
     fill(small_disk)
     for step in range(3):
-        lines.write(f"{step} " + "x" * 5000 + "\n")
+        lines.write(f"{step} {'x' * 5000}\n".encode())
         run.note(step=step)
         board.log_metrics({"loss": 1.0}, step=step)
         board.save()
     assert lines.waiting
     (small_disk / "filler").unlink()
-    lines.write("the end\n")
+    lines.write(b"the end\n")
     run.close("finished")
     board.finalize("success")
     assert [line[:3] for line in lines.path.read_text(encoding="utf-8").splitlines()] == ["0 x", "1 x", "2 x", "the"]

@@ -1,6 +1,5 @@
 """The event log: strict lines, little lost in a crash, and a reader that knows which attempt counts."""
 
-import errno
 import json
 import math
 import os
@@ -8,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -105,33 +106,37 @@ def test_the_summary_continues_over_attempts(tmp_path: Path) -> None:
     assert (summary["step"], summary["attempt"], summary["warnings"]) == (3, 3, 1)
 
 
-class FullDisk:
-    """A file that takes `room` bytes and then refuses, as a full disk does."""
-
-    def __init__(self, file, room: int) -> None:
-        self.file, self.room = file, room
-
-    def write(self, data: bytes) -> int:
-        if not self.room:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        taken = self.file.write(data[: self.room])
-        self.room -= taken
-        return taken
-
-    def __getattr__(self, name: str):
-        return getattr(self.file, name)
+@contextmanager
+def room(size: int) -> Iterator[None]:
+    """Let the kernel refuse to write beyond so many bytes of any file: in the middle of a line, as on a full disk."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_delays_the_lines_and_loses_none(opened: Path, monkeypatch, caplog) -> None:
-    disk = FullDisk(events._current._file, room=250)
-    monkeypatch.setattr(events._current, "_file", disk)
-    for step in range(10):
-        events.emit("training_step", step, {"pad": "x" * 50}, warning=True)
-    assert caplog.text.count("training goes on") == 1
-
-    disk.room = 10**6
+def test_a_full_disk_delays_the_lines_and_loses_none(opened: Path, caplog) -> None:
+    with room(250):
+        for step in range(10):
+            events.emit("training_step", step, {"pad": "x" * 50}, warning=True)
+        assert caplog.text.count("training goes on") == 1
     events.sync()
     assert [line["step"] for line in lines(opened)] == list(range(10))
+
+
+def test_a_disk_that_stays_full_does_not_fill_the_memory(opened: Path, monkeypatch) -> None:
+    monkeypatch.setattr("lm.appending.MOST_WAITING", 2000)
+    with room(250):  # cuts the second line
+        for step in range(100):
+            events.emit("training_step", step, {"pad": "x" * 50}, warning=True)
+    events.sync()
+    first, cut, *rest = opened.read_bytes().splitlines()
+    assert json.loads(first)["step"] == 0 and not cut.endswith(b"}")
+    assert 5 < len(rest) < 20
+    assert [json.loads(line)["step"] for line in rest] == list(range(100 - len(rest), 100))
 
 
 def test_a_half_line_of_a_killed_attempt_is_cut_at_the_next_start(opened: Path) -> None:

@@ -47,7 +47,7 @@ class Samples(Callback):
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.prompts = list(prompts)
+        self.prompts = list(dict.fromkeys(prompts))
         self.every_n_steps = every_n_steps or 0
         self.every_seconds = math.inf if every_minutes is None else 60 * every_minutes
         self.at_epoch_end = at_epoch_end
@@ -89,9 +89,8 @@ class Samples(Callback):
         try:
             with trainer.precision_plugin.forward_context():
                 texts = {prompt: continuation(model, tokenizer, prompt, **how) for prompt in self.prompts}
-        except (
-            RuntimeError
-        ) as error:  # weights that are not finite, or no memory left: the guards of training see to it
+        except RuntimeError as error:
+            # Weights that are not finite, or no memory left: the guards of training see to it.
             log.warning("No samples at step %d: %s", trainer.global_step, error)
         else:
             self._show(trainer, texts)
@@ -104,7 +103,8 @@ class Samples(Callback):
             log.info("Step %d, after %r:\n%s", step, prompt, textwrap.indent(text, "  | ", predicate=lambda _: True))
             events.emit("sample", step, {"prompt": prompt, "text": text})
         lines = [{"step": step, "time": time.time(), "prompt": p, "text": t, **self.how} for p, t in texts.items()]
-        self._lines.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        self._lines.write(text.encode("utf-8", "replace"))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 for prompt, text in texts.items():
