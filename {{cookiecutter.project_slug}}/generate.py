@@ -8,7 +8,7 @@ from lm.cli import number, tool
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Print a prompt and what a trained model says next.")
     parser.add_argument("path", metavar="RUN", help="a run folder, or one of its checkpoint folders")
-    parser.add_argument("--prompt", default="class Node:", help="what to continue (default: %(default)r)")
+    parser.add_argument("--prompt", help="what to continue (default: that of the run's samples)")
     parser.add_argument(
         "--max-tokens", type=number(int, 1), default=200, help="stop after so many tokens (default: %(default)s)"
     )

@@ -58,7 +58,8 @@ def train(cfg: DictConfig) -> float | None:
             loss = final_loss(trainer, module, data)
         run.note_result(trainer.global_step, loss)
         if trainer.is_global_zero:
-            say_goodbye(run.folder, module.model, data.tokenizer, loss, context_length(config))
+            how = {"context": context_length(config), "prompt": cfg.data.prompt}
+            say_goodbye(run.folder, module.model, data.tokenizer, loss, **how)
         return loss
 
 

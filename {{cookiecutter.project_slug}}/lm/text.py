@@ -56,9 +56,10 @@ def load(path: str) -> Trained:
     )
 
 
-def generate(path: str, prompt: str, max_tokens: int, temperature: float, top_k: int, seed: int) -> None:
-    """Print `prompt` and its continuation as it is made."""
+def generate(path: str, prompt: str | None, max_tokens: int, temperature: float, top_k: int, seed: int) -> None:
+    """Print `prompt` (None: that of the run's data) and its continuation as it is made."""
     trained = load(path)
+    prompt = trained.cfg.data.get("prompt", "") if prompt is None else prompt
     ids = sample(
         trained.model,
         trained.tokenizer.encode(prompt).ids,

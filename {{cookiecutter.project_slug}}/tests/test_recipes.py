@@ -50,7 +50,8 @@ def recorded(train: Callable[..., Path], tmp_path: Path) -> Path:
         "trainer.val_check_interval=2",
     ]
     with pytest.raises(ZeroDivisionError):
-        train("run.name=x", *often, "trainer.max_steps=9", "+callbacks.poison={_target_:tests.test_recipes.Poison}")
+        poison = "+callbacks.poison={_target_:tests.test_recipes.Poison}"
+        train("run.name=x", *often, "trainer.max_steps=9", "data.prompt='class Node:'", poison)
     return tmp_path
 
 

@@ -26,6 +26,7 @@ NOT_IDENTITY = (
     "callbacks.samples",
     "data.num_workers",
     "data.prepared",
+    "data.prompt",
     "model.attention",
     "model.compile",
     "model.gradient_checkpointing",

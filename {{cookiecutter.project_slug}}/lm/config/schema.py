@@ -78,6 +78,7 @@ class Data:
     val_fraction: float = key("the share of the documents held out for validation", above=0, most=0.5)
     batch_size: int = key("the sequences per micro-batch and device", least=1)
     num_workers: int = key("the number of loader processes; 0 loads in the training process", least=0)
+    prompt: str = key("what samples and generate.py continue; an empty one begins a document")
     packing: bool = key("let documents follow one another in a window; false for a row each, cut or padded")
     prepared: str = key("the folder of tokenizers and token files")
 
