@@ -43,7 +43,7 @@ def test_the_training_does_not_notice(train: Callable[..., Path]) -> None:
     with_samples = train("run.name=a", *ON, dropout, "callbacks.samples.every_n_steps=1")
     without = train("run.name=b", dropout, "callbacks.samples=null")
     a, b = (load_file(sorted(f.glob("checkpoints/step-*"))[-1] / "model.safetensors") for f in (with_samples, without))
-    assert len(samples(with_samples)) == 12
+    assert len(samples(with_samples)) == 6
     assert all(torch.equal(a[name], b[name]) for name in b)
 
 
@@ -92,7 +92,7 @@ def test_what_will_come_again_is_forgotten(train: Callable[..., Path]) -> None:
     with file.open("a", encoding="utf-8") as handle:  # as if killed at step 5, writing
         handle.write(json.dumps(samples(folder)[-1] | {"step": 5}) + '\n{"step": 5, "te')
     train(*options, "trainer.max_steps=6")
-    assert [s["step"] for s in samples(folder)][::2] == [1, 2, 3, 4, 5, 6]
+    assert [s["step"] for s in samples(folder)] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("prompt", ["a b", ""])
