@@ -2,7 +2,8 @@
 
 Trains on FOLDER's disk (default: a temporary folder) and commits after every step; before each commit the same bytes
 are written to one file and fsynced, which is the least that any durable checkpoint can cost. Prints both, and their
-ratio.
+ratio. A virtual machine that has just started gives out memory slowly the first time it is touched, which is measured
+then: believe the ratio when a second run agrees.
 """
 
 import os
