@@ -1,8 +1,9 @@
 """How long does a checkpoint of the 14M model stop training? python benchmarks/checkpoint_stall.py [FOLDER]
 
-Trains on FOLDER's disk (default: a temporary folder) and commits after every step; before each commit the same bytes
-are written to one file and fsynced, which is the least that any durable checkpoint can cost. Prints both, and their
-ratio. A virtual machine that has just started gives out memory slowly the first time it is touched, which is measured
+Trains on FOLDER's disk (default: a temporary folder) and checkpoints after every step; before each checkpoint the same
+bytes are written to one file and fsynced, which is the least that any durable checkpoint can cost. Prints both, and
+their ratio. A virtual machine that has just started gives out memory slowly the first time it is touched, which is
+measured
 then: believe the ratio when a second run agrees.
 """
 
@@ -20,9 +21,9 @@ sys.path.insert(0, str(PROJECT))
 from lightning.pytorch import LightningModule, Trainer  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
-from lm.callbacks.checkpoint import DurableCheckpoint  # noqa: E402
-from lm.checkpoint import read  # noqa: E402
-from lm.config.compose import compose  # noqa: E402
+from harness.callbacks.checkpoint import DurableCheckpoint  # noqa: E402
+from harness.checkpoint import read  # noqa: E402
+from harness.config.compose import compose  # noqa: E402
 from lm.fit import train  # noqa: E402
 
 ROUNDS = 16
@@ -32,17 +33,17 @@ stalls: list[float] = []
 
 
 class Timed(DurableCheckpoint):
-    """Times each commit from the moment training stops to the moment it goes on, before or after a plain write."""
+    """Times each checkpoint from the moment training stops to the moment it goes on, before or after a plain write."""
 
-    def _commit(self, trainer: Trainer, reason: str) -> None:
-        commits = read.commits(self._folder)
-        if not commits:
-            return super()._commit(trainer, reason)
-        time.sleep(PAUSE)  # a run has minutes between commits: what the one before left to do is done
+    def _save(self, trainer: Trainer, reason: str) -> None:
+        checkpoints = read.checkpoints(self._folder)
+        if not checkpoints:
+            return super()._save(trainer, reason)
+        time.sleep(PAUSE)  # a run has minutes between checkpoints: what the one before left to do is done
         beside = self._folder.parent / "plain"
         measure = {
-            "plain": lambda: plain.append(seconds(lambda: write_plainly(trainer, beside, commits[-1].bytes))),
-            "commit": lambda: stalls.append(seconds(lambda: super(Timed, self)._commit(trainer, reason))),
+            "plain": lambda: plain.append(seconds(lambda: write_plainly(trainer, beside, checkpoints[-1].bytes))),
+            "checkpoint": lambda: stalls.append(seconds(lambda: super(Timed, self)._save(trainer, reason))),
         }
         for name in sorted(measure, reverse=len(plain) % 2 == 0):
             measure[name]()
@@ -99,10 +100,10 @@ def main(folder: str) -> None:
     OmegaConf.resolve(cfg)
     train(cfg)
     least, ours = statistics.median(plain), statistics.median(stalls)
-    size = read.commits(Path(cfg.run.dir) / "checkpoints")[-1].bytes
+    size = read.checkpoints(Path(cfg.run.dir) / "checkpoints")[-1].bytes
     print(f"\n{size / 1e6:.0f} MB on {folder}, medians of {len(stalls)} interleaved rounds")
     print(f"plain write + fsync  {least * 1e3:6.0f} ms")
-    print(f"a commit             {ours * 1e3:6.0f} ms")
+    print(f"a checkpoint             {ours * 1e3:6.0f} ms")
     each = ", ".join(f"{b / a:.2f}" for a, b in zip(plain, stalls, strict=True))
     print(f"ratio                {ours / least:6.2f}   (each round: {each})")
 

@@ -17,8 +17,8 @@ sys.path.insert(0, str(PROJECT))
 from lightning.pytorch import Callback, Trainer  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
-from lm.callbacks.debug_log import DebugLog  # noqa: E402
-from lm.config.compose import compose  # noqa: E402
+from harness.callbacks.debug_log import DebugLog  # noqa: E402
+from harness.config.compose import compose  # noqa: E402
 from lm.fit import train  # noqa: E402
 
 KINDS = ("nothing", "loss and gradients", "nothing", "updates")

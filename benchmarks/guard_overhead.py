@@ -22,9 +22,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from harness.callbacks.nan_guard import NanGuard  # noqa: E402
+from harness.config.compose import compose  # noqa: E402
 from lm import fit  # noqa: E402
-from lm.callbacks.nan_guard import NanGuard  # noqa: E402
-from lm.config.compose import compose  # noqa: E402
 from lm.module import Batch, LmModule  # noqa: E402
 
 WARM_UP = 4  # steps that are not counted

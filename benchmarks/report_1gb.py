@@ -38,7 +38,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="report-1gb-") as folder:
         size = write_log(Path(folder), args.gb)
         print(f"{size / 1e9:.2f} GB of events")
-        commands = {"python -m lm.report": [sys.executable, "-m", "lm.report", folder]}
+        commands = {"python -m lm report": [sys.executable, "-m", "harness.report", folder]}
         if shutil.which("jq"):
             path = str(Path(folder) / "debug_log" / "events.jsonl")
             commands["jq, one type of event"] = ["jq", "-r", JQ, path]

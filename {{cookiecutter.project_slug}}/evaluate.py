@@ -2,7 +2,7 @@
 
 import argparse
 
-from lm.cli import tool
+from harness.cli import tool
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -13,4 +13,4 @@ def arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    tool("lm.text:evaluate", arguments())
+    tool("lm.inference.text:evaluate", arguments())

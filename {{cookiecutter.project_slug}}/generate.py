@@ -2,7 +2,7 @@
 
 import argparse
 
-from lm.cli import number, tool
+from harness.cli import number, tool
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -26,4 +26,4 @@ def arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    tool("lm.text:generate", arguments())
+    tool("lm.inference.text:generate", arguments())

@@ -23,13 +23,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from devtools.findings import Finding, failure, ok, report, warning
-from lm import env
-from lm.config.check import check
-from lm.config.compose import compose, explained
+from harness.config.check import check
+from harness.config.compose import compose, hydra_errors_as_user_errors
+from harness.errors import UserError
+from harness.run import environment
 from lm.data.prepare import Prepared, Recipe, prepare
 from lm.data.sources import Document, Source
 from lm.data.split import held_out, limited
-from lm.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported after the environment is set
     from lm.data.windows import Rows, Windows
@@ -44,10 +44,10 @@ LEAK = 0.1  # the share of validation text that may be in the training text, too
 def findings(overrides: Sequence[str]) -> Iterator[Finding]:
     """Yield what is found, stage by stage. What would stop a run ends it."""
     try:
-        with explained():
+        with hydra_errors_as_user_errors():
             cfg = compose(overrides)
             check(cfg)
-            env.apply(cfg.env)
+            environment.apply(cfg.env)
             source: Source = instantiate(cfg.data.source)
             source.check()
             documents = list(limited(source.documents(), cfg.data.limit))
@@ -96,7 +96,7 @@ def split(documents: list[Document], cfg: DictConfig) -> Iterator[Finding]:
 def prepared(source: Source, cfg: DictConfig) -> Iterator[Finding]:
     """Stages 3 and 4: tokens and labels, and the rows that a batch is made of."""
     from lm.data.datamodule import windows
-    from lm.model import context_length, model_config
+    from lm.models.build import context_length, model_config
 
     config = model_config(cfg.model.config)
     context = context_length(config)

@@ -82,9 +82,9 @@ def packages() -> Iterator[Finding]:
 
 
 def caches_and_login() -> Iterator[Finding]:
-    from lm import caches, env
+    from harness.run import caches, environment
 
-    env.apply(env.read_dotenv(ROOT / ".env"))
+    environment.apply(environment.read_dotenv(ROOT / ".env"))
     for what, cure in caches.complaints():
         yield warning("caches", what, cure)
     for link in caches.dangling_links():
@@ -140,8 +140,8 @@ def components() -> Iterator[Finding]:
 def devices() -> Iterator[Finding]:
     import torch
 
-    from lm.device import devices as available
-    from lm.device import native_precision
+    from harness.hardware import devices as available
+    from harness.hardware import native_precision
 
     here = [name for name, there in available().items() if there]
     yield ok(
@@ -188,7 +188,7 @@ def _as_imported(module: str, name: str) -> str:
 
 
 def _cache_folder() -> Path:
-    from lm import caches
+    from harness.run import caches
 
     return caches.hub()
 

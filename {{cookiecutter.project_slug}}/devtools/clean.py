@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it works in a project that is not installed
 
-from lm import debug_folder
-from lm.errors import UserError
+from harness.errors import UserError
+from harness.run import debug_folder
 
 
 def main() -> None:

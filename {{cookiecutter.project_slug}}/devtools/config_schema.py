@@ -1,7 +1,8 @@
-"""Write .vscode/schema/ from lm/config/schema.py: python devtools/config_schema.py
+"""Write .vscode/schema/ from harness/config/schema.py: python devtools/config_schema.py
 
 One JSON schema for the whole config, and one for each group, whose files hold what is inside the group.
-.vscode/settings.json says which YAML file has which. Run it after a change to lm/config/schema.py; a test compares.
+.vscode/settings.json says which YAML file has which. Run it after a change to harness/config/schema.py; a test
+compares.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any, get_args
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it works in a project that is not installed
 
-from lm.config import schema
+from harness.config import schema
 
 FOLDER = ROOT / ".vscode" / "schema"
 GROUPS = (schema.Model, schema.Data, schema.Optimizer, schema.Scheduler, schema.Trainer)

@@ -13,28 +13,28 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig
 
-from lm import logs
+from harness.checkpoint.resume import starting_point
+from harness.errors import Stopped, UserError
+from harness.hardware import Picks, native_precision, pick
+from harness.nan.precision import FallbackPrecision
+from harness.run.folder import Run
+from harness.run.signals import listening
+from harness.step.oom_retry import out_of_memory
+from harness.telemetry import logs
+from harness.telemetry.loggers import build_loggers
 from lm.data.datamodule import LmData
 from lm.data.prepare import Recipe, prepare
 from lm.data.show import show
-from lm.device import Picks, native_precision, pick
-from lm.errors import Stopped, UserError
-from lm.goodbye import say_goodbye
-from lm.loggers import build_loggers
-from lm.model import build_model, context_length, count_parameters, model_config
+from lm.models.build import build_model, context_length, count_parameters, model_config
 from lm.module import LmModule
-from lm.resume import starting_point
-from lm.run import Run
-from lm.step.memory import out_of_memory
-from lm.step.precision import FallbackPrecision
-from lm.stop import listening
+from lm.summary import print_summary
 
 log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> float | None:
     """Train, or continue, the run of `cfg`. Returns its validation loss in nats, for sweepers that minimize."""
-    with logs.recording(), listening(), opened(cfg) as run:
+    with logs.recording(), listening(), run_attempt(cfg) as run:
         for change in run.diary["attempts"][-1].get("changes", []):
             log.info("Changed since the last attempt: %s", change)
         seed_everything(cfg.seed, workers=True, verbose=False)
@@ -53,18 +53,18 @@ def train(cfg: DictConfig) -> float | None:
         picks = pick_hardware(cfg, config, steps, run)
         module = build_module(cfg, config, picks, steps)
         trainer = build_trainer(cfg, picks, run, step=point.step if point else 0)
-        with explained():
+        with oom_as_user_error():
             trainer.fit(module, data, ckpt_path=point.path if point else None, weights_only=True)
             loss = final_loss(trainer, module, data)
         run.note_result(trainer.global_step, loss)
         if trainer.is_global_zero:
             how = {"context": context_length(config), "prompt": cfg.data.prompt}
-            say_goodbye(run.folder, module.model, data.tokenizer, loss, **how)
+            print_summary(run.folder, module.model, data.tokenizer, loss, **how)
         return loss
 
 
 @contextmanager
-def opened(cfg: DictConfig) -> Iterator[Run]:
+def run_attempt(cfg: DictConfig) -> Iterator[Run]:
     """Open the run's folder, and write down how the attempt ended."""
     run = Run.open(cfg)
     try:
@@ -79,7 +79,7 @@ def opened(cfg: DictConfig) -> Iterator[Run]:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def oom_as_user_error() -> Iterator[None]:
     """Say what to do when memory runs out where no smaller pieces help, in a loader process or on the device."""
     try:
         yield

@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
+from harness.nan.guard import Guard, StepGate, Verdict, total_norm
+from harness.nan.precision import FallbackPrecision, LossScale
+from harness.step.loss_window import LossWindow, Mean
+from harness.step.oom_retry import Batch, MicrobatchSplitter
 from lm.data.windows import NO_LABEL
-from lm.step.guard import Guard, StepGate, Verdict, total_norm
-from lm.step.loss import LossWindow, Mean
-from lm.step.memory import Batch, Pieces
-from lm.step.precision import FallbackPrecision, LossScale
 
 
 class LmModule(LightningModule):
@@ -56,7 +56,7 @@ class LmModule(LightningModule):
         self._window = LossWindow(nominal_labels)
         self._gate: StepGate | None = None
         self.training_loss = torch.compile(self._sums, dynamic=False) if compiled else self._sums
-        self.pieces = Pieces(self._loss, self._forget, self._step_context)
+        self.pieces = MicrobatchSplitter(self._loss, self._forget, self._step_context)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         return self.pieces.forward(batch, self.trainer.global_step)

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.errors import UserError
 from lm.data.sources import Document, TextSource
-from lm.errors import UserError
 
 Messages = list[dict[str, str]]
 

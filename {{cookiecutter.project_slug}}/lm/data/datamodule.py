@@ -8,8 +8,8 @@ from lightning.pytorch import LightningDataModule
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
-from lm.data.inspect import Inspector
-from lm.data.order import TrainingOrder
+from harness.data.order import TrainingOrder
+from lm.batch import Inspector
 from lm.data.prepare import Prepared
 from lm.data.windows import Rows, Windows, collate
 
@@ -69,7 +69,7 @@ class LmData(LightningDataModule):
 
     @property
     def described(self) -> dict[str, Any]:
-        """What a commit's cursor counts in: the prepared folder and its numbers."""
+        """What a checkpoint's cursor counts in: the prepared folder and its numbers."""
         return {"fingerprint": self.prepared.folder.name, **self.prepared.meta}
 
     def state_dict(self) -> dict[str, Any]:

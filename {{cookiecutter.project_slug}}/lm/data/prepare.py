@@ -26,10 +26,10 @@ import numpy as np
 from rich.progress import track
 from tokenizers import Tokenizer
 
+from harness.errors import UserError
 from lm.data.sources import Document, Source
 from lm.data.split import held_out, limited
 from lm.data.tokenizer import END_OF_TEXT, train_tokenizer
-from lm.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lm.errors import UserError
+from harness.errors import UserError
 
 # A single file is cut at blank lines into documents of about this many characters, so that it can be split and
 # shuffled.

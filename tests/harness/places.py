@@ -1,0 +1,7 @@
+"""Where the project is: these suites run against the template folder in place, which holds no Jinja in Python or
+YAML."""
+
+from pathlib import Path
+
+HARNESS_TESTS = Path(__file__).resolve().parent
+PROJECT = HARNESS_TESTS.parents[1] / "{{cookiecutter.project_slug}}"

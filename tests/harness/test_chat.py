@@ -1,0 +1,184 @@
+"""Conversations: both forms, the template that ships, and a loss that counts the assistant's turns only."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from places import PROJECT
+from rich.console import Console
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from harness.errors import UserError
+from lm.data.chat import TEMPLATE, ChatSource, conversations, normalized, rendered
+from lm.data.datamodule import LmData, windows
+from lm.data.prepare import Prepared, Recipe, prepare
+from lm.data.show import LEGEND, show
+from lm.data.sources import Document
+from lm.data.windows import NO_LABEL
+
+SHIPPED = PROJECT / "devtools" / "chat.jsonl"
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello 😊"},
+    {"role": "user", "content": "Bye"},
+    {"role": "assistant", "content": ""},
+]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    recipe = Recipe(vocab_size=600, val_fraction=0.2, seed=0)
+    return prepare(ChatSource(str(SHIPPED)), recipe, tmp_path_factory.mktemp("chat"))
+
+
+def learned_text(tokenizer: Tokenizer, row: dict[str, Any]) -> str:
+    kept = [
+        token
+        for token, label in zip(row["input_ids"].tolist(), row["labels"].tolist(), strict=True)
+        if label != NO_LABEL
+    ]
+    return tokenizer.decode(kept, skip_special_tokens=False)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+                {"role": "assistant", "content": "Hello"},
+            ]
+        },
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}],
+    ],
+    ids=["openai", "openai in parts", "sharegpt", "a bare list"],
+)
+def test_every_form_gives_the_same_messages(record: object) -> None:
+    assert normalized(record) == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+
+
+def test_the_learned_stretches_are_the_assistants_turns_with_their_end() -> None:
+    text, learned = rendered(CHAT)
+    assert [text[start:end] for start, end in learned] == ["Hello 😊<|im_end|>", "<|im_end|>"]
+    assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n")
+
+
+def test_the_template_renders_as_transformers_own_tokenizers_render_it(prepared: Prepared) -> None:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=prepared.tokenizer, chat_template=TEMPLATE.read_text(encoding="utf-8")
+    )
+    assert tokenizer.apply_chat_template(CHAT, tokenize=False) == rendered(CHAT)[0]
+    prompt = tokenizer.apply_chat_template(CHAT[:2], tokenize=False, add_generation_prompt=True)
+    assert rendered(CHAT[:3])[0].startswith(prompt)
+
+
+@given(st.text(max_size=20), st.lists(st.integers(0, 20), max_size=6))
+def test_parts_put_together_are_the_text(text: str, borders: list[int]) -> None:
+    borders = sorted({min(border, len(text)) for border in borders})
+    learned = tuple(zip(borders[::2], borders[1::2], strict=False))
+    parts = list(Document("x", text, learned).parts())
+    assert "".join(part for part, _ in parts) == text
+    assert "".join(part for part, counts in parts if counts) == "".join(text[start:end] for start, end in learned)
+
+
+def test_each_row_is_a_conversation_whose_labels_are_the_assistants_turns(prepared: Prepared) -> None:
+    rows = windows(prepared, "train", context=512, packing=False)
+    expected = set()
+    for _, messages in conversations(SHIPPED):
+        text, learned = rendered(messages)
+        expected.add("".join(text[start:end] for start, end in learned))
+    found = [learned_text(prepared.tokenizer, rows[index]) for index in range(len(rows))]
+    assert set(found) <= expected
+    assert len(found) == prepared.meta["train"]["documents"]
+    assert all(text.endswith("<|im_end|>") for text in found)
+
+
+def test_packed_windows_learn_the_same_text_as_rows(prepared: Prepared) -> None:
+    rows = windows(prepared, "val", context=512, packing=False)
+    packed = windows(prepared, "val", context=512)
+    in_rows = "".join(learned_text(prepared.tokenizer, rows[index]) for index in range(len(rows)))
+    assert learned_text(prepared.tokenizer, packed[0]) == in_rows
+    assert prepared.meta["val"]["bytes"] == len(in_rows.encode())
+
+
+def test_a_long_conversation_is_cut_at_the_context(prepared: Prepared) -> None:
+    rows, whole = (windows(prepared, "train", context=size, packing=False) for size in (16, 512))
+    assert all(
+        rows[index]["input_ids"].tolist() == whole[index]["input_ids"][:16].tolist() for index in range(len(rows))
+    )
+
+
+def test_a_prompt_has_the_same_tokens_alone_as_in_training(prepared: Prepared) -> None:
+    """Encoded as a whole, the last token of the prompt could reach into the answer."""
+    text, ((start, _), *_) = rendered([{"role": "user", "content": "x"}, {"role": "assistant", "content": "\n\n  y"}])
+    prompt = prepared.tokenizer.encode(text[:start]).ids
+    document = Document("x", text, ((start, len(text)),))
+    assert prepared.tokenizer.encode(next(document.parts())[0]).ids == prompt
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{not json", "Expecting property name"),
+        ('{"messages": []}', "no list of messages"),
+        ('{"messages": [{"role": "wizard", "content": "x"}]}', "the role 'wizard' is none of system"),
+        ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "is not text"),
+        ('{"messages": ["Hi"]}', "'Hi' is not a message"),
+    ],
+)
+def test_what_is_no_conversation_is_named_with_file_and_line(tmp_path: Path, line: str, said: str) -> None:
+    file = tmp_path / "talks.jsonl"
+    file.write_text(json.dumps({"messages": CHAT}) + "\n\n" + line + "\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        list(ChatSource(str(file)).documents())
+    assert f"{file}:3" in str(caught.value) and said in str(caught.value)
+
+
+def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.jsonl").write_bytes('{"messages": "ä"}'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin.jsonl is not UTF-8"):
+        list(ChatSource(str(tmp_path)).documents())
+
+
+def test_no_path_names_the_set_that_ships() -> None:
+    with pytest.raises(UserError, match=r"devtools/chat\.jsonl"):
+        ChatSource(None)
+
+
+def test_the_shipped_set_has_both_forms() -> None:
+    records = [json.loads(line) for line in SHIPPED.read_text(encoding="utf-8").splitlines()]
+    assert {next(iter(record)) for record in records} == {"messages", "conversations"}
+
+
+def test_chat_data_train(train: Callable[..., Path]) -> None:
+    folder = train(
+        "data=chat", f"data.path='{SHIPPED}'", "data.packing=false", "data.batch_size=2", "trainer.max_steps=2"
+    )
+    assert (folder / "checkpoints" / "step-00000002").is_dir()
+
+
+def test_show_marks_the_labels_with_and_without_colour(prepared: Prepared) -> None:
+    data = LmData(prepared, context=256, batch_size=1, seed=0, packing=False)
+    text = shown(data, windows=2)
+    assert text.startswith(LEGEND) and "train window 1" in text and "val window 1" in text
+    assert text.count("«") == text.count("»") > 4 and "<|im_end|>»" in text and "tokens of padding" in text
+    assert "\x1b[" not in text and "\x1b[" in shown(data, windows=1, force_terminal=True)
+
+
+def shown(data: LmData, windows: int, **terminal: bool) -> str:
+    written = io.StringIO()
+    show(
+        data,
+        windows=windows,
+        console=Console(file=written, width=400, color_system="truecolor" if terminal else None, **terminal),
+    )
+    return written.getvalue()

@@ -1,0 +1,165 @@
+import inspect
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from conftest import PROJECT
+from harness.config import schema
+from harness.config.check import check
+from harness.config.compose import CONF, compose
+from harness.config.help import help_page
+from harness.config.identity import default_name, difference
+from harness.config.secrets import masked, masked_word
+from harness.errors import UserError
+
+MISTAKES = {
+    "modle=14m": "Did you mean model?",
+    "model=14n": "Did you mean 14m?",
+    "optimizer.lrr=1": "Did you mean optimizer.lr?",
+    "lr=1": "Did you mean optimizer.lr?",
+    "trainer.max_step=3": "Did you mean trainer.max_steps?",
+    "+experiment=typo": "The choices in conf/experiment/ are",
+    "+debug=cpuu": "Did you mean cpu?",
+    "+seed=1": "without the +",
+    "optimizer.lr=abc": "optimizer.lr=abc is not a number",
+    "seed=one": "seed=one is not a whole number",
+    "data.batch_size=0": "the least is 1",
+    "data.val_fraction=2": "the most is 0.5",
+    "resume=yes": "none of auto, never",
+    "model.compile=maybe": "none of auto, true, false",
+    "model.config.vocab_size=100": "need 257",
+    "trainer.max_steps=-1": "never end",
+    "trainer.gradient_clip_val=1": "use callbacks.nan_guard.max_grad_norm",
+    "a={b": "Cannot read the override",
+    "run.name=${nowhere}": "nowhere",
+}
+
+
+@pytest.mark.parametrize(("override", "sentence"), MISTAKES.items())
+def test_a_mistake_is_answered_by_a_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=".*") as caught:
+        check(compose([override]))
+    assert sentence in str(caught.value)
+    assert caught.value.code == 2
+
+
+def test_all_complaints_come_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        check(compose(["data.batch_size=0", "optimizer.lr=abc", "seed=-1"]))
+    assert {line.partition("=")[0] for line in str(caught.value).splitlines()} == {
+        "data.batch_size",
+        "optimizer.lr",
+        "seed",
+    }
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}={file.stem}")
+def test_every_file_composes_and_fits_the_schema(file: Path) -> None:
+    if file.stem == "base":
+        pytest.skip("a part of the others, no choice")
+    plus = "+" if file.parent.name == "debug" else ""
+    cfg = compose([f"{plus}{file.parent.name}={file.stem}"])
+    check(cfg)
+    for group in ("model", "data", "checkpoint", "debug", "trainer"):
+        known = {field.name for field in fields(getattr(schema, group.capitalize()))}
+        assert set(cfg[group]) - {"_target_"} <= known
+
+
+def test_the_trainer_takes_lightnings_arguments_under_their_own_names() -> None:
+    from lightning.pytorch import Trainer
+
+    ours = {field.name for field in fields(schema.Trainer)} - {"mps_fix"}
+    assert ours == set(inspect.signature(Trainer).parameters)
+    assert compose(["trainer.limit_val_batches=2"]).trainer.limit_val_batches == 2
+
+
+def test_the_name_is_the_experiment() -> None:
+    name = default_name(compose())
+    same = [
+        "trainer.max_steps=9",
+        "trainer.accelerator=cpu",
+        "data.num_workers=2",
+        "run.root=elsewhere",
+        "logger=none",
+        "checkpoint.keep_last=9",
+        "trainer.val_check_interval=7",
+        "model.compile=false",
+        "resume=never",
+        "trainer.log_every_n_steps=1",
+    ]
+    other = [
+        "optimizer.lr=1e-4",
+        "seed=1",
+        "model.config.hidden_size=256",
+        "data.batch_size=4",
+        "scheduler.warmup_steps=1",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.precision=32-true",
+        "+mine.key=1",
+        "data.limit=0.5",
+    ]
+    assert name.startswith("14m-stdlib-")
+    assert {default_name(compose([override])) for override in same} == {name}
+    names = [default_name(compose([override])) for override in other]
+    assert len({name, *names}) == len(other) + 1
+
+
+def test_the_difference_of_two_experiments_names_the_key() -> None:
+    assert difference(compose(), compose(["optimizer.lr=1e-4", "trainer.max_steps=3"])) == [
+        "optimizer.lr: 0.0015 -> 0.0001"
+    ]
+
+
+def test_help_names_every_choice_and_key() -> None:
+    page = help_page()
+    for file in CONF.glob("*/*.yaml"):
+        assert file.stem == "base" or file.stem in page
+    for name in ("seed", "run.name", "checkpoint.every_minutes", "data.path", "optimizer.lr"):
+        assert f"  {name} " in page
+
+
+def test_secrets_are_masked_in_what_is_written() -> None:
+    assert masked({"wandb": {"api_key": "abc", "name": "x"}, "tokens": 5}) == {
+        "wandb": {"api_key": "***", "name": "x"},
+        "tokens": 5,
+    }
+    assert masked_word("+logger.wandb.api_key=abc") == "+logger.wandb.api_key=***"
+    assert masked_word("optimizer.lr=1") == "optimizer.lr=1"
+
+
+HEAVY = ["torch", "lightning", "transformers", "datasets", "numpy", "pandas", "tokenizers"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--cfg", "job"],
+        ["--info", "defaults"],
+        ["modle=14m"],
+        ["optimizer.lr=abc"],
+        ["data=text", "data.path=nowhere"],
+    ],
+)
+def test_an_answer_needs_no_heavy_import(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import atexit, runpy, sys\n"
+        f"sys.argv = ['train.py', *{arguments!r}]\n"
+        f"atexit.register(lambda: print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules]))\n"
+        f"runpy.run_path({str(PROJECT / 'train.py')!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
+    assert done.returncode == (0 if arguments[0].startswith("-") else 2)
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,86 @@
+"""Between Lightning's checkpoint dict and a checkpoint: what goes into which file, and counters that need no repair."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.plugins import CheckpointIO
+
+from harness.checkpoint import read
+from harness.checkpoint.match import fitted
+from harness.checkpoint.write import write
+
+MODEL = "model."  # the name of the transformers model inside LmModule
+
+
+class DurableIO(CheckpointIO):
+    """Lets `trainer.save_checkpoint` and `trainer.fit(ckpt_path=FOLDER)` work on checkpoints.
+
+    A disk that refuses a checkpoint is noted in `failure`, not raised: the other ranks wait for this one behind the
+    save.
+    """
+
+    def __init__(self, module: Any, rank: int) -> None:
+        self.module = module
+        self.rank = rank
+        self.checkpoint: read.Checkpoint | None = None
+        self.failure: OSError | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Checkpoint beside `path`. `storage_options` are further arguments of `harness.checkpoint.write.write`."""
+        state = checkpoint.pop("state_dict")
+        weights = {name.removeprefix(MODEL): tensor for name, tensor in state.items() if name.startswith(MODEL)}
+        others = {name: tensor for name, tensor in state.items() if not name.startswith(MODEL)}
+        try:
+            self.checkpoint = write(
+                Path(path).parent,
+                step=checkpoint["global_step"],
+                weights=weights,
+                trainer={**checkpoint, "state_dict": others},
+                **(storage_options or {}),
+            )
+            self.failure = None
+        except OSError as error:
+            self.failure = error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        checkpoint = read.open_checkpoint(Path(path))
+        trainer = read.load_trainer(checkpoint)
+        weights = fitted(read.load_weights(checkpoint), self.module.model.state_dict(), source=checkpoint.path)
+        state = trainer["state_dict"] | {f"{MODEL}{name}": tensor for name, tensor in weights.items()}
+        return {**trainer, "state_dict": state, "rng": read.load_rng(checkpoint, self.rank)}
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        raise NotImplementedError("harness.checkpoint.keep decides what is removed.")
+
+
+def at_boundary(fit_loop: dict[str, Any], *, validation_pending: bool) -> None:
+    """Rewrite the counters of Lightning's fit loop to say: this step is over, the next batch has not begun.
+
+    Lightning repairs counters that were saved in the middle of things, by guessing from which hook (`RestartStage`). It
+    guesses right for a save in `on_train_batch_end`, so that is what the counters imitate: `completed` is one behind.
+    It guesses wrong at the end of an epoch (counted twice), where `max_steps` ends training in the middle of one (the
+    rest becomes an epoch of its own), and in a validation (left out).
+    """
+    batches, epochs = fit_loop["epoch_loop.batch_progress"], fit_loop["epoch_progress"]
+    # Between the first hook of a batch and its end, `ready` and `is_last_batch` speak of it, else of the one before.
+    begun = batches["current"]["ready"] > batches["current"]["processed"]
+    epoch_over = batches["is_last_batch"] and not begun
+    epoch = epochs["current"]["ready"] - 1 + epoch_over
+    inside = 0 if epoch_over else batches["current"]["processed"]
+    epochs["total"] = epochs["current"] = _counters(epoch, epoch + 1)
+    total = batches["total"]["processed"]
+    batches["total"] = _counters(total, total) | {"completed": total - 1}
+    batches["current"] = _counters(inside, inside) | {"completed": inside - 1}
+    batches["is_last_batch"] = False
+    # Lightning adds one on loading, and another one after a validation that it makes up for.
+    steps = fit_loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"]
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = steps - 1 - validation_pending
+    # With a batch begun and not done it looks like a validation that was not finished: Lightning starts that again.
+    validation = {"total": _counters(0, int(validation_pending)), "current": _counters(0, 0), "is_last_batch": False}
+    fit_loop["epoch_loop.val_loop.batch_progress"] = validation
+
+
+def _counters(done: int, begun: int) -> dict[str, int]:
+    return {"ready": begun, "started": begun, "processed": done, "completed": done}

@@ -1,0 +1,230 @@
+"""Write a checkpoint so that it exists or does not: beside its place, fsynced, manifest last, then renamed.
+
+Killed at any instruction, the folder that was there before is still there and whole. `read` says what a checkpoint
+holds.
+"""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness.checkpoint.read import (
+    MANIFEST,
+    SCHEMA,
+    TRAINER,
+    TRAINER_TENSORS,
+    WEIGHTS,
+    Checkpoint,
+    checkpoints,
+    checksum,
+    manifest_checksum,
+    open_checkpoint,
+)
+
+TEMPORARY = ".tmp-"
+TRASH = ".trash-"
+
+
+def write(
+    folder: Path,
+    *,
+    step: int,
+    weights: Mapping[str, Tensor],
+    trainer: Mapping[str, Any],
+    rng: Sequence[Mapping[str, Any]] = (),
+    about: Mapping[str, Any] | None = None,
+    extra: Mapping[str, str | bytes] | None = None,
+) -> Checkpoint:
+    """Checkpoint a model as `folder/step-<step>` and return it once it is on the disk.
+
+    `trainer` is any tree of dicts, lists, numbers, strings and tensors; `rng` has one entry per rank; `about` (JSON)
+    goes into the manifest, `extra` (name: content) are more files, such as config.json. Raises OSError when the disk
+    refuses, and then leaves nothing behind.
+    """
+    target = folder / f"step-{step:08d}"
+    sequence = 1 + max((checkpoint.sequence for checkpoint in checkpoints(folder)), default=0)
+    temporary = folder / f"{TEMPORARY}{target.name}-{sequence}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        files = _flushed(_written(temporary, weights, trainer, rng, extra or {}))
+        fault("after_fsync")
+        manifest = {**(about or {}), "schema": SCHEMA, "step": step, "sequence": sequence, "time": time.time()}
+        _write_manifest(temporary, {**manifest, "files": files})
+        fault("before_rename")
+        _put_in_place(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    fault("after_rename")
+    return open_checkpoint(target)
+
+
+def split(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
+    """Move the tensors of a tree into `tensors`, and leave `{"__tensor__": name}` where each was.
+
+    Tensors go through safetensors, which writes them as they lie in memory; torch.save copies them into a zip.
+    """
+    if isinstance(tree, Tensor):
+        name = path
+        while name in tensors:  # the keys 1 and "1" of one dict
+            name += "'"
+        tensors[name] = tree
+        return {"__tensor__": name}
+    if isinstance(tree, Mapping):
+        return {key: split(value, tensors, f"{path}/{key}".lstrip("/")) for key, value in tree.items()}
+    if type(tree) in (list, tuple):
+        return type(tree)(split(value, tensors, f"{path}/{i}") for i, value in enumerate(tree))
+    return tree
+
+
+def fault(point: str) -> None:
+    """Die here, as `kill -9` would, when HARNESS_FAULT is `point` or `point:3` (at the third pass). For the fault
+    tests."""
+    name, _, count = os.environ.get("HARNESS_FAULT", "").partition(":")
+    if name != point:
+        return
+    passes = int(count or 1) - 1
+    os.environ["HARNESS_FAULT"] = f"{name}:{passes}"
+    if passes == 0:
+        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows: SIGTERM there is TerminateProcess
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable. Windows has no such call: there a rename is journalled."""
+    if os.name != "nt":
+        fsync(folder, os.O_RDONLY)
+
+
+def _written(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    trainer: Mapping[str, Any],
+    rng: Sequence[Mapping[str, Any]],
+    extra: Mapping[str, str | bytes],
+) -> Iterator[Path]:
+    """Write the files one after the other, and yield each when it is written but not yet on the disk."""
+    tensors: dict[str, Tensor] = {}
+    tree = split(trainer, tensors)
+    yield _save_tensors(tensors, folder / TRAINER_TENSORS, {"format": "pt"})
+    kept, aliases = _untie(weights)
+    yield _save_tensors(kept, folder / WEIGHTS, {"format": "pt", "aliases": json.dumps(aliases)})
+    yield _save_tree(tree, folder / TRAINER)
+    for rank, state in enumerate(rng):
+        yield _save_tree(state, folder / f"rng-rank{rank}.pt")
+    for name, content in extra.items():
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        yield folder / name
+    fault("after_write")
+
+
+def _untie(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors stored once each, and {name left out: name that holds its tensor}."""
+    kept: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, tensor in weights.items():
+        key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in seen:
+            aliases[name] = seen[key]
+        else:
+            kept[name] = tensor
+            seen[key] = name
+    return kept, aliases
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> Path:
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        # A full disk comes as this, which is no OSError and has no errno.
+        if "I/O error" in str(error):
+            raise OSError(str(error)) from error
+        raise
+    return path
+
+
+def _save_tree(tree: Mapping[str, Any], path: Path) -> Path:
+    """torch.save, and the only proof that weights_only=True will load it: loading it."""
+    content = _dumps(dict(tree))
+    try:
+        _loads(content)
+    except pickle.UnpicklingError:
+        for key, value in tree.items():
+            _refuse_unless_loadable(key, value)
+        raise
+    path.write_bytes(content)
+    return path
+
+
+def _refuse_unless_loadable(key: str, value: Any) -> None:
+    try:
+        _loads(_dumps(value))
+    except pickle.UnpicklingError as error:
+        raise TypeError(
+            f"The state {key!r} cannot be in a checkpoint: use numbers, strings, lists, dicts and tensors. ({error})"
+        ) from error
+
+
+def _dumps(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _loads(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), weights_only=True)
+
+
+def _flushed(written: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Fsync every file, and return the sizes and checksums of what the system has.
+
+    A file goes to the disk while the next is written and checksums are computed, and the small files share one commit
+    of the file system's journal. One after the other the same takes half as long again.
+    """
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [(path, pool.submit(fsync, path), pool.submit(checksum, path)) for path in written]
+    for _, flush, _ in jobs:
+        flush.result()
+    return {path.name: {"bytes": path.stat().st_size, "crc32": crc.result()} for path, _, crc in jobs}
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    path = folder / MANIFEST
+    text = json.dumps({**manifest, "crc32": manifest_checksum(manifest)}, indent=1)
+    path.write_text(text, encoding="utf-8")
+    fsync(path)
+    sync_folder(folder)
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Rename, the moment from which the checkpoint exists.
+
+    A folder that is in the way was found damaged at the start of this process, or training went back behind it; it
+    is moved aside, because a rename cannot replace a folder that holds something.
+    """
+    if target.exists():
+        target.rename(target.with_name(f"{TRASH}{target.name}-{time.time_ns()}"))
+    temporary.rename(target)
+    sync_folder(target.parent)
+
+
+def fsync(path: Path, flags: int = os.O_RDWR) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

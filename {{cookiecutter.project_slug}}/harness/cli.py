@@ -1,0 +1,189 @@
+"""The frame of every command: compose and check the config, set the environment, call the target, explain failures.
+
+Nothing heavy is imported before the config is composed and checked, so that help, completion and a typo answer at once.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
+from omegaconf import DictConfig, open_dict
+
+from harness.config.check import check
+from harness.config.compose import (
+    CONF,
+    VERSION_BASE,
+    compose,
+    hydra_errors_as_user_errors,
+    nearest,
+    normalize_overrides,
+)
+from harness.config.help import help_page
+from harness.errors import BAD_INPUT, UserError
+from harness.run import caches, debug_folder, environment
+from harness.run.folder import choose_folder
+from harness.telemetry.logs import rank
+
+log = logging.getLogger(__name__)
+
+
+def run(target: str, *, debug: bool = False) -> None:
+    """Run `module:function` on the config that the command line composes: the frame of train.py and debug.py.
+
+    `debug` clears the debug folder before, and takes the preset `default` where no other is named.
+    """
+    with report_user_errors():
+        environment.apply(environment.read_dotenv(Path(".env")))
+        args = get_args_parser().parse_args()
+        if args.help:
+            print(help_page())
+            return
+        overrides = list(normalize_overrides(args.overrides))
+        if debug and not any(word.startswith("+debug=") for word in overrides):
+            overrides = [*normalize_overrides(["+debug=default"]), *overrides]
+        if not (args.hydra_help or args.cfg or args.info or args.shell_completion):
+            overrides = prepare(overrides, multirun=args.multirun, clear=debug)
+        flags = [word for word in sys.argv[1:] if word not in args.overrides]
+        sys.argv = [sys.argv[0], *flags, *overrides]
+        _hydra_main(target)
+
+
+def prepare(overrides: Sequence[str], *, multirun: bool, clear: bool = False) -> list[str]:
+    """Check every job before the first one starts, set the environment, and return the overrides with the folder
+    named."""
+    jobs = sweep(overrides) if multirun else [list(overrides)]
+    configs = [compose(job) for job in jobs]
+    for cfg in configs:
+        check(cfg)
+    first = configs[0]
+    isolated = enter_debug_folder(first.debug, clear=clear) if first.debug.folder is not None else {}
+    environment.apply({**isolated, **first.env})
+    for cfg in configs:
+        instantiate(cfg.data.source).check()
+    if multirun:
+        name = first.sweep.name or sweep_name(overrides)
+        return [*overrides, f"sweep.name={name}"]
+    return [*overrides, f"run.name={choose_folder(first)}"]
+
+
+def enter_debug_folder(debug: DictConfig, *, clear: bool) -> Mapping[str, environment.Value]:
+    """Claim a debug folder before anything reads its name, and return the variables that `debug.isolate` asks for."""
+    folder = debug_folder.enter(clear=clear and debug.clean)
+    isolated = caches.isolated(folder / "hf") if debug.isolate else {}
+    if rank() == 0:
+        for link in caches.dangling_links():
+            log.warning("%s points to a file that is gone; it is downloaded again when something asks for it.", link)
+    return isolated
+
+
+def sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """Return the jobs of `a=1,2 b=3,4` as lists of overrides. What only a sweeper can choose (`interval(0,1)`) is left
+    out."""
+    with hydra_errors_as_user_errors():
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    fixed = [item for item in parsed if not item.is_sweep_override() or item.is_discrete_sweep()]
+    return BasicSweeper.split_arguments(fixed, None)[0]
+
+
+def sweep_name(overrides: Sequence[str]) -> str:
+    """Return a folder name for a multirun, the same for the same overrides: `model=14m,30m` gives `model-14m-30m`."""
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(overrides)).strip("-.")
+    return f"sweep-{words[:80]}"
+
+
+def tool(target: str, parser: argparse.ArgumentParser) -> None:
+    """Run `module:function` on parsed arguments: the frame of the commands that take a run instead of a config."""
+    with report_user_errors():
+        load(target)(**vars(parser.parse_args()))
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line in the table of `python -m lm`: `module` has `arguments()`, a parser, and `TARGET`, `module:function`."""
+
+    name: str
+    module: str
+    what: str
+
+
+def run_command(program: str, table: Sequence[Command]) -> None:
+    """Run the command that the first word names, or print the table."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    command = next((entry for entry in table if entry.name == name), None)
+    if command is None:
+        print(f"{program} NAME …, where NAME is one of", *(f"  {c.name:<16}{c.what}" for c in table), sep="\n")
+        if name in ("-h", "--help"):
+            return
+        print(f"\nThere is no command {name!r}.{nearest(name, [c.name for c in table])}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    module: Any = importlib.import_module(command.module)
+    parser = module.arguments()
+    parser.prog = f"{program} {name}"
+    sys.argv = [parser.prog, *rest]
+    tool(module.TARGET, parser)
+
+
+def number(kind: type[int] | type[float], least: float) -> Callable[[str], float]:
+    """Return an argparse type: a number that is at least so much."""
+
+    def parse(text: str) -> float:
+        if (value := kind(text)) < least:
+            raise argparse.ArgumentTypeError(f"{text} is too small: the least is {least}")
+        return value
+
+    parse.__name__ = "whole number" if kind is int else "number"  # argparse names it in "invalid … value"
+    return parse
+
+
+def load(target: str) -> Callable[..., Any]:
+    """Return the function that `module:function` names."""
+    module, _, function = target.partition(":")
+    return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def report_user_errors() -> Iterator[None]:
+    """Print a UserError as its sentence and exit with its code; HYDRA_FULL_ERROR=1 shows the traceback."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Hydra would print its own shortened traceback and exit with 1; so set, it hands exceptions to us as they were.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        with hydra_errors_as_user_errors():
+            yield
+    except UserError as error:
+        if wants_traceback:
+            traceback.print_exc()
+        print(error, file=sys.stderr)
+        sys.exit(error.code)
+
+
+def _hydra_main(target: str) -> None:
+    def task(cfg: DictConfig) -> Any:
+        with open_dict(cfg):
+            cfg.run.dir = _relative(HydraConfig.get().runtime.output_dir)
+        check(cfg)
+        return load(target)(cfg)
+
+    hydra.main(config_path=str(CONF), config_name="train", version_base=VERSION_BASE)(task)()
+
+
+def _relative(folder: str) -> str:
+    """Return a folder as a user would type it: short below the working directory, and so the same on another
+    machine."""
+    path, here = Path(folder), Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)

@@ -1,0 +1,155 @@
+"""What `auto` means on this machine: device, precision, attention kernel, compilation. Each pick has its reason."""
+
+import logging
+import shutil
+import sys
+from dataclasses import dataclass, field
+
+import torch
+from omegaconf import DictConfig
+
+from harness.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# The CPU's flash kernel is what holds bf16 back at short contexts (a quarter of a step at 256); at long ones its memory
+# wins.
+EAGER_CONTEXT = 512
+# Compiling takes 20 s or more, seconds from the cache. It gives about a tenth on a CPU, much more on a GPU: runs
+# shorter than this would not earn it back.
+COMPILE_SECONDS = {"cpu": 400.0, "cuda": 60.0}
+LAST_BROKEN_MPS = (2, 13)
+# Order of magnitude of what a device computes in training, only to tell seconds from minutes.
+FLOPS_PER_SECOND = {"cpu": 3e11, "mps": 3e12, "cuda": 5e13}
+
+
+@dataclass
+class Picks:
+    """What a run computes on and how, and why."""
+
+    accelerator: str
+    precision: str
+    attention: str
+    compile: bool
+    reasons: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return ", ".join(self.reasons)
+
+
+def pick(cfg: DictConfig, *, context: int, parameters: int, tokens: int) -> Picks:
+    """Resolve every `auto` of `cfg` for a model of so many parameters, trained on `tokens` tokens in windows of
+    `context`.
+
+    Raises UserError when a device is asked for by name and is not here (under `debug.strict`, or without a debug
+    preset).
+    """
+    device, why_device = _device(cfg)
+    precision, why_precision = _precision(str(cfg.trainer.precision), device)
+    attention, why_attention = _attention(
+        str(cfg.model.attention), device, precision, context, bool(cfg.trainer.mps_fix)
+    )
+    compiled, why_compiled = _compile(cfg.model.compile, device, parameters * tokens * 6 / FLOPS_PER_SECOND[device])
+    if device == "cpu" and precision.startswith("32"):
+        # AMD's CPUs take a slow path for fp32 unless oneDNN may choose (measured: 1.7 times, same accuracy). On Intel's
+        # its choice is a tenth slower, and where there are bf16 matrix units it may lose digits.
+        torch.set_float32_matmul_precision("medium" if _cpu_name().startswith("AMD") else "highest")
+    elif device == "cuda":
+        torch.set_float32_matmul_precision("high")
+    accelerator = {"cuda": "gpu"}.get(device, device)
+    return Picks(accelerator, precision, attention, compiled, [why_device, why_precision, why_attention, why_compiled])
+
+
+def best_device() -> str:
+    """Return the name of the best device of this machine, as torch calls it."""
+    here = devices()
+    return next(device for device in ("cuda", "mps", "cpu") if here[device])
+
+
+def devices() -> dict[str, bool]:
+    """Say which kinds of device torch can use here."""
+    return {"cpu": True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+
+
+def _device(cfg: DictConfig) -> tuple[str, str]:
+    here = devices()
+    asked = {"gpu": "cuda"}.get(str(cfg.trainer.accelerator), str(cfg.trainer.accelerator))
+    if asked == "auto":
+        best = best_device()
+        return best, f"{best} (the best device here)"
+    if asked not in here:
+        raise UserError(f"trainer.accelerator={asked} is none of auto, cpu, gpu, mps.")
+    if here[asked]:
+        return asked, f"{asked} (asked for)"
+    if cfg.debug.strict or cfg.debug.folder is None:
+        raise UserError(
+            f"This machine has no {asked} device that torch {torch.__version__} can use.",
+            cure="Try trainer=auto, or trainer=cpu.",
+        )
+    log.warning(
+        "This machine has no %s device: the same preset runs on the CPU (debug.strict=true makes this an error).", asked
+    )
+    return "cpu", f"cpu (no {asked} here)"
+
+
+def _precision(asked: str, device: str) -> tuple[str, str]:
+    if asked != "auto":
+        return asked, f"{asked} (asked for)"
+    return native_precision(device)
+
+
+def native_precision(device: str) -> tuple[str, str]:
+    """Return the fastest precision that needs no loss scaling, and why."""
+    if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16-mixed", "bf16-mixed (native on this GPU)"
+    if device == "cpu" and _fast_bf16_cpu():
+        return "bf16-mixed", "bf16-mixed (fast on this CPU)"
+    return "32-true", "32-true (no fast bf16 here)"
+
+
+def _attention(asked: str, device: str, precision: str, context: int, mps_fix: bool) -> tuple[str, str]:
+    fix = device == "mps" and mps_fix and mps_masks_are_broken()
+    if asked == "sdpa" and fix:
+        return "sdpa_one_key", "sdpa attention with masks that leave every row a key (asked for; trainer.mps_fix)"
+    if asked != "auto":
+        return asked, f"{asked} attention (asked for)"
+    if fix:
+        return "eager", "eager attention (sdpa on MPS makes NaN of padded rows; trainer.mps_fix)"
+    if device == "cpu" and precision.startswith("bf16") and context <= EAGER_CONTEXT:
+        return "eager", f"eager attention (faster than sdpa in bf16 on a CPU at context {context})"
+    return "sdpa", "sdpa attention"
+
+
+def mps_masks_are_broken(version: str = torch.__version__) -> bool:
+    """Say whether sdpa on MPS may make NaN of a row without a key: pytorch#156707 in training, fixed in 2.9, and
+    pytorch#167515 without gradients, still open in LAST_BROKEN_MPS."""
+    return tuple(int(part) for part in version.split(".")[:2]) <= LAST_BROKEN_MPS
+
+
+def _compile(asked: object, device: str, seconds: float) -> tuple[bool, str]:
+    if asked != "auto":
+        return bool(asked), f"{'compiled' if asked else 'not compiled'} (asked for)"
+    if device == "mps":
+        return False, "not compiled (MPS)"
+    if device == "cpu" and not _has_compiler():
+        return False, "not compiled (no C++ compiler here)"
+    if seconds < COMPILE_SECONDS[device]:
+        return False, "not compiled (a short run)"
+    return True, "compiled (the first step takes 20 s, seconds from the cache)"
+
+
+def _fast_bf16_cpu() -> bool:
+    """Matrix units (AMX) make bf16 fast, and so do AMD's vector units: 2.5 times fp32. Intel's vector units without AMX
+    do not:
+    185 GFLOP/s measured in bf16 on a core that does 340 in fp32."""
+    capabilities = torch.cpu.get_capabilities()
+    intel = _cpu_name().startswith("Intel")
+    return bool(capabilities.get("amx_bf16") or (capabilities.get("avx512_bf16") and not intel))
+
+
+def _cpu_name() -> str:
+    return str(torch.cpu.get_capabilities().get("cpu_name", ""))
+
+
+def _has_compiler() -> bool:
+    return shutil.which("cl" if sys.platform == "win32" else "c++") is not None or shutil.which("g++") is not None

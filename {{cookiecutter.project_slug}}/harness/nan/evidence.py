@@ -1,0 +1,82 @@
+"""What can be said about a skipped step while its batches and about its weights are still there."""
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.nan.bundle import Batch, weight_norms
+from harness.nan.finder import describe
+from lm.batch import composition
+
+
+@dataclass
+class Step:
+    """The micro-batches of one optimizer step, and torch's generators as they were before it."""
+
+    number: int
+    rng: dict[str, Tensor]
+    batches: list[Batch] = field(default_factory=list)
+
+
+class Memory:
+    """The last steps' batches: references to tensors that are on the device anyway."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps: deque[Step] = deque(maxlen=steps)
+
+    def add(self, step: int, batch: Batch, device: torch.device) -> None:
+        if not self._steps or self._steps[-1].number != step:
+            self._steps.append(Step(step, generators(device)))
+        self._steps[-1].batches.append(batch)
+
+    def recall(self, step: int) -> Step | None:
+        return next((known for known in self._steps if known.number == step), None)
+
+    def clear(self) -> None:
+        self._steps.clear()
+
+
+def generators(device: torch.device) -> dict[str, Tensor]:
+    """Return the states of the generators that a training step draws from. Takes microseconds and waits for nothing."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+@contextmanager
+def drawn_from(states: dict[str, Tensor], device: torch.device) -> Iterator[None]:
+    """Draw from these states inside, and go on outside as if nothing had been drawn."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.set_rng_state(states["cpu"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"], device)
+        yield
+
+
+def facts_about(step: Step, module: Any) -> dict[str, Any]:
+    """Look at the batches, at what the model makes of them now, and at its weights. Waits for the device.
+
+    The weights are those of now, a few steps after the skipped one. A replay sees what they were; this is for reading.
+    """
+    device = next(module.parameters()).device
+    batches = []
+    with torch.no_grad(), drawn_from(step.rng, device), module.trainer.precision_plugin.forward_context():
+        for batch in step.batches:
+            batches.append({**composition(batch), "logits_now": describe(module(batch))})
+    return {"micro_batches": batches, "weights_now": weight_norms(module.model)}
+
+
+def weights_finite(module: Any) -> bool:
+    """Look at every weight. One pass and one wait."""
+    flags = [torch.isfinite(parameter).all() for parameter in module.parameters()]
+    return bool(torch.stack(flags).all())
+
+
+def why(norm: float, limit: float) -> str:
+    """Return why a step was skipped, to go into a sentence."""
+    return f"{norm:.4g} is not finite" if not math.isfinite(norm) else f"{norm:.4g} is above the limit of {limit:.4g}"

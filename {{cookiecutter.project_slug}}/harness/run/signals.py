@@ -1,0 +1,74 @@
+"""What the outside asks of this process: to stop (SIGTERM, SIGINT, a time limit), or to checkpoint now (SIGUSR1).
+
+A handler only notes the wish; training looks at it between two optimizer steps. Before training there is nothing to
+save, so a wish to stop ends the process at once, and a second wish always does.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from harness.errors import Stopped
+
+STARTED = time.monotonic()
+
+
+class StopRequest:
+    """The requests of one process, each with its reason. `training` is true while a loop promises to look at them."""
+
+    def __init__(self) -> None:
+        self.training = False
+        self.stop = ""
+        self.checkpoint = ""
+
+    def asked(self, signum: int, frame: FrameType | None = None) -> None:
+        """Handle a signal."""
+        name = signal.Signals(signum).name
+        if name == "SIGUSR1":
+            self.checkpoint = name
+        elif self.stop:
+            os._exit(128 + signum)  # no finally, no atexit: whoever asks twice means now, and checkpoints survive that
+        elif self.training:
+            self.stop = name
+            # Not by logging: the handler may have interrupted just that.
+            os.write(2, f"{name}: stops after this step. To end at once, send it once more.\n".encode())
+        else:
+            raise Stopped(name, code=128 + signum)
+
+    @property
+    def code(self) -> int:
+        """Exit code of the wish to stop, by the shells' custom; 0 without one."""
+        return 128 + getattr(signal, self.stop, signal.SIGTERM) if self.stop else 0
+
+
+requests = StopRequest()
+
+
+def install() -> None:
+    """Let `requests` handle the signals. In a thread nothing can be installed, nor does a signal arrive there."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _signals():
+            signal.signal(number, requests.asked)
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Handle the signals during a run, from before its data are built, and then as they were handled before."""
+    before = {number: signal.getsignal(number) for number in _signals()}
+    requests.stop, requests.checkpoint = "", ""
+    install()
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _signals() -> list[signal.Signals]:
+    names = ("SIGTERM", "SIGINT", "SIGUSR1")
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGUSR1

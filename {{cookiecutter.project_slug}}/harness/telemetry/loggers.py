@@ -1,0 +1,165 @@
+"""Metric loggers that go on where the run goes on: no row is lost, none comes twice."""
+
+import csv
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from harness.errors import UserError
+from harness.telemetry.append import AppendOnlyFile
+
+log = logging.getLogger(__name__)
+
+
+def build_loggers(group: DictConfig, *, run_id: str, step: int) -> list[Logger]:
+    """Build every logger of the config for a run that goes on after `step` optimizer steps (0: from the beginning).
+
+    What was logged after that step is about to be logged again, so it is taken back.
+    """
+    entries = [entry for entry in group.values() if entry is not None]
+    return [instantiate(entry, **_going_on(entry, run_id, step), _convert_="all") for entry in entries]
+
+
+def _going_on(entry: DictConfig, run_id: str, step: int) -> dict[str, Any]:
+    match entry["_target_"].rpartition(".")[2]:
+        case "CsvLogger":
+            return {"first_step": step}
+        case "TensorBoard" | "TensorBoardLogger":
+            return {"purge_step": step} if step else {}
+        case "WandbLogger":
+            _refuse_to_ask_nobody(entry)
+            return {"id": run_id, "resume": "allow"}
+    return {}
+
+
+def _refuse_to_ask_nobody(entry: DictConfig) -> None:
+    """Without an account wandb asks for one; where nobody can answer, it raises from deep inside instead."""
+    offline = entry.get("offline") or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
+    if not offline and not sys.stdin.isatty() and not _has_account():
+        raise UserError(
+            "logger=wandb knows no account on this machine.",
+            cure="Type `wandb login`, or stay offline with logger.wandb.offline=true; `wandb sync` uploads later.",
+        )
+
+
+def _has_account() -> bool:
+    """Look where `wandb login` puts its key, as wandb does: the environment, then the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    home = Path(os.environ.get("HOME") or Path.home())
+    files = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [home / ".netrc", home / "_netrc"]
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    return any(host in file.read_text(encoding="utf-8") for file in files if file.is_file())
+
+
+class CsvLogger(Logger):
+    """Appends a row of metrics to `metrics.csv`, flushed at once, so that a killed process has lost none.
+
+    Lightning's CSVLogger deletes the file of an earlier attempt (Lightning #19446), and rewrites it in place whenever a
+    metric appears for the first time. Rows of `first_step` and later are removed: they will come again.
+    """
+
+    def __init__(self, save_dir: str, *, first_step: int = 0) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self.first_step = first_step
+        self._columns: list[str] | None = None
+        self._rows: list[Mapping[str, Any]] = []  # not yet handed on; more than one only while the disk refuses
+        self._lines = AppendOnlyFile(self.path)
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Nothing: config.yaml has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._rows.append({"step": 0 if step is None else step, **metrics})
+        try:
+            while self._rows:
+                if self._columns is None or not self._rows[0].keys() <= set(self._columns):
+                    self._lines.write()
+                    if self._lines.waiting:  # of the old columns
+                        return
+                    self._rewrite(self._rows[0])
+                self._lines.write(self._line(self._rows.pop(0)).encode())
+        except OSError as error:
+            self._lines.refused(error)
+
+    def _line(self, row: Mapping[str, Any]) -> str:
+        assert self._columns is not None
+        line = io.StringIO(newline="")
+        csv.DictWriter(line, self._columns).writerow(row)
+        return line.getvalue()
+
+    def _rewrite(self, row: Mapping[str, Any]) -> None:
+        """Write the file anew, beside and then in its place, with the columns of `row` besides its own."""
+        rows = self._kept() if self.path.is_file() else []
+        names = {name for kept in rows for name in kept} | row.keys()
+        columns = ["step", *sorted(names - {"step"})]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_suffix(".tmp")
+        try:
+            with beside.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows(rows)
+            beside.replace(self.path)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+        self._columns = columns
+
+    def _kept(self) -> list[dict[str, str]]:
+        """Return the rows before `first_step`; later rewrites keep all. A row that a full disk cut short is dropped."""
+        with self.path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if None not in row.values()]
+        return rows if self._columns else [row for row in rows if int(row["step"]) < self.first_step]
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's, but a disk that refuses its file ends neither the run nor the log: it begins another file, and what
+    the first had not written is lost to TensorBoard."""
+
+    _failing = False
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._attempt(lambda: super(TensorBoard, self).log_metrics(metrics, step))
+
+    def log_text(self, key: str, text: str, step: int) -> None:
+        self._attempt(lambda: self.experiment.add_text(key, text, step))
+
+    def save(self) -> None:
+        self._attempt(super().save)
+
+    def finalize(self, status: str) -> None:
+        self._attempt(lambda: super(TensorBoard, self).finalize(status))
+
+    def _attempt(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except (OSError, ValueError) as error:
+            # Lightning makes every error of log_metrics a ValueError about the type of the value.
+            if not isinstance(error, OSError) and not isinstance(error.__cause__, OSError):
+                raise
+            self._experiment = None
+            if not self._failing:
+                self._failing = True
+                log.warning("Cannot write TensorBoard's file (%s): training goes on.", error.__cause__ or error)

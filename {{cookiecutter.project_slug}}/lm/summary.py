@@ -1,0 +1,43 @@
+"""The last words of a run: how good the model is, what it says, where everything lies, what to type next."""
+
+import math
+import re
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel
+
+from lm.inference.sampling import continuation
+
+SAMPLE_TOKENS = 120
+
+
+def print_summary(
+    folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, loss: float | None, *, context: int, prompt: str
+) -> None:
+    """Print validation loss, perplexity, a sample, the folder and the next commands."""
+    text = continuation(model, tokenizer, prompt, max_tokens=SAMPLE_TOKENS, context=context)
+    facts = {"the run": f"{folder.as_posix()}/", **commands(folder, prompt)}
+    if loss is not None:
+        facts = {"validation loss": f"{loss:.4f} nats per token, perplexity {math.exp(min(loss, 700)):.2f}", **facts}
+    console = Console(stderr=False, soft_wrap=True)  # a command that is broken in two cannot be copied
+    console.print(Panel(Text(text), title="a sample", title_align="left"))
+    for label, value in facts.items():
+        console.print(f"{label:<17}{value}", markup=False, highlight=False)
+
+
+def commands(folder: Path, prompt: str) -> dict[str, str]:
+    """Return what one would type next, by what it is for."""
+    run = folder.as_posix()
+    if not re.fullmatch(r"[\w .,:()-]+", prompt):  # empty, or in need of quotes that differ between shells
+        prompt = "…"
+    return {
+        "more text": f'python generate.py {run} --prompt "{prompt}"',
+        "score": f"python evaluate.py {run}",
+        "report": f"python -m lm report {run}",
+        "train longer": "the same command with trainer.max_steps=…",
+        "curves": f"tensorboard --logdir {folder.parent.as_posix()}",
+    }
