@@ -19,7 +19,7 @@ from harness.telemetry import events
 
 
 @pytest.fixture
-def run_attempt(tmp_path: Path):
+def opened(tmp_path: Path):
     events.open_log(tmp_path, run_id="r1", attempt=1)
     yield events.log_path(tmp_path)
     events.close_log()

@@ -114,7 +114,7 @@ def tool(target: str, parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Command:
-    """One line in the table of `python -m lm`: `module` has `arguments()`, a parser, and `TARGET`, `module:function`."""
+    """One line in the table of `python -m lm`. `module` has `arguments()`, a parser, and `TARGET`: `module:function`."""
 
     name: str
     module: str

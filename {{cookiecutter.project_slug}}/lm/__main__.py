@@ -6,7 +6,7 @@ COMMANDS = [
     Command("report", "harness.report.command", "what happened in a run, or in several: in the terminal and as a page"),
     Command("replay", "harness.replay.command", "why a step was skipped: the module, and whether data or precision"),
     Command(
-        "verify-resume", "harness.verify_resume", "prove that a resumed run of this config equals one at a stretch"
+        "verify-resume", "harness.verify_resume", "prove that resuming is exact with a config of your own"
     ),
 ]
 
