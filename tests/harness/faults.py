@@ -40,14 +40,14 @@ class Fault(Callback):
 
 
 def _loss(module: LmModule, _batch: Any) -> Callable[[], None]:
-    sums = module.training_loss
+    losses = module.training_losses
 
     def spoiled(batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-        total, labels, logits = sums(batch)
-        return total * math.nan, labels, logits
+        logits, total, labels = losses(batch)
+        return logits, total * math.nan, labels
 
-    module.training_loss = spoiled
-    return lambda: setattr(module, "training_loss", sums)
+    module.training_losses = spoiled
+    return lambda: setattr(module, "training_losses", losses)
 
 
 def _output(name: str, spoil: Callable[[Tensor], Tensor]) -> Callable[[LmModule, Any], Callable[[], None]]:
@@ -214,19 +214,19 @@ class SmallMemory(Callback):
         self.rows, self.backward, self.first = rows, backward, first
 
     def on_train_start(self, trainer: Trainer, pl_module: LmModule) -> None:
-        sums = pl_module.training_loss
+        losses = pl_module.training_losses
 
         def full() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
         def limited(batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-            total, labels, logits = sums(batch)
+            logits, total, labels = losses(batch)
             if trainer.global_step + 1 >= self.first and len(batch["labels"]) > self.rows:
                 if not self.backward:
                     full()
                 # In the middle of the way back: the last layers have their gradients by then.
                 weight = pl_module.model.get_submodule("model.layers.0.mlp.up_proj").weight
                 hook = weight.register_hook(lambda _: (hook.remove(), full()))
-            return total, labels, logits
+            return logits, total, labels
 
-        pl_module.training_loss = limited
+        pl_module.training_losses = limited

@@ -15,12 +15,12 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from harness.errors import UserError
+from lm.batch import NO_LABEL
 from lm.data.chat import TEMPLATE, ChatSource, conversations, normalized, rendered
 from lm.data.datamodule import LmData, windows
 from lm.data.prepare import Prepared, Recipe, prepare
 from lm.data.show import LEGEND, show
 from lm.data.sources import Document
-from lm.data.windows import NO_LABEL
 
 SHIPPED = PROJECT / "devtools" / "chat.jsonl"
 CHAT = [
@@ -167,7 +167,8 @@ def test_chat_data_train(train: Callable[..., Path]) -> None:
 
 
 def test_show_marks_the_labels_with_and_without_colour(prepared: Prepared) -> None:
-    data = LmData(prepared, context=256, batch_size=1, seed=0, packing=False)
+    data = LmData(ChatSource(str(SHIPPED)), batch_size=1, packing=False)
+    data.open(prepared, context=256)
     text = shown(data, windows=2)
     assert text.startswith(LEGEND) and "train window 1" in text and "val window 1" in text
     assert text.count("«") == text.count("»") > 4 and "<|im_end|>»" in text and "tokens of padding" in text

@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UserError
+from lm.batch import NO_LABEL
 from lm.data import prepare as preparation
+from lm.data.datamodule import collate
 from lm.data.prepare import Prepared, Recipe, prepare
 from lm.data.sources import Document, StdlibSource, TextSource, blocks
 from lm.data.split import held_out, limited
 from lm.data.tokenizer import train_tokenizer
-from lm.data.windows import NO_LABEL, Windows, collate
+from lm.data.windows import Windows
 
 RECIPE = Recipe(vocab_size=300, val_fraction=0.2, seed=0)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from harness.errors import UserError
 from harness.telemetry import events
-from lm.data import windows
+from lm.data import datamodule
 
 OFTEN = ("callbacks.debug_log.every_n_steps=2", "callbacks.debug_log.gradients_every_n_steps=3")
 
@@ -99,7 +99,7 @@ def test_turned_off_it_leaves_nothing(train: Callable[..., Path]) -> None:
 def test_labels_beyond_the_vocabulary_are_said_before_they_crash(
     train: Callable[..., Path], tmp_path: Path, monkeypatch
 ) -> None:
-    good = windows.collate
+    good = datamodule.collate
     monkeypatch.setattr(
         "lm.data.datamodule.collate", lambda rows, batch_size: {k: v + 1000 for k, v in good(rows, batch_size).items()}
     )

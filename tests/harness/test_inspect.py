@@ -2,9 +2,15 @@ import logging
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 from harness.errors import UserError
-from lm.batch import Inspector, composition
+from lm.batch import TokenBatch
+
+
+def looking(vocab_size: int = 10) -> TokenBatch:
+    return TokenBatch(Tokenizer(models.WordLevel()), vocab_size)
+
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 0, 0, 0]])
 
@@ -17,23 +23,23 @@ MASKED = batch([[5, 6, -100, 6], [9, -100, -100, -100]])
 
 
 def test_composition_counts_after_the_shift():
-    assert composition(MASKED) == {
+    assert looking().describe(MASKED) == {
         "rows": 2, "positions": 4, "ids": [0, 9], "labels": [5, 9], "distinct_labels": 3,
         "common_labels": {6: 2, 5: 1, 9: 1}, "without_label": 4, "valid": 2,
-        "rows_without_label": 1, "padding_share": None,
+        "rows_without_label": 1, "padding_share": 3 / 8,
     }  # fmt: skip
 
 
 def test_composition_of_a_batch_without_labels():
-    facts = composition(batch([[-100] * 4] * 2) | {"attention_mask": IDS != 0})
+    facts = looking().describe(batch([[-100] * 4] * 2) | {"attention_mask": IDS != 0})
     assert facts["labels"] is None and facts["valid"] == 0 and facts["padding_share"] == 3 / 8
 
 
 def test_a_row_without_a_label_is_said_once_and_counted(caplog):
-    inspector = Inspector(vocab_size=10)
+    inspector = looking(10)
     with caplog.at_level(logging.WARNING):
         for step in range(3):
-            inspector.look(MASKED, step)
+            inspector.check(MASKED, step)
     (message,) = caplog.messages
     assert "1 of 2 rows have no label" in message
     assert "Of the batch's 8 positions 4 say -100 and the loss counts 2; its ids go from 0 to 9" in message
@@ -41,8 +47,8 @@ def test_a_row_without_a_label_is_said_once_and_counted(caplog):
 
 
 def test_a_row_whose_only_label_is_its_first_token_has_none(caplog):
-    inspector = Inspector(vocab_size=10)
-    inspector.look(batch([[5, 6, 7, 8], [9, -100, -100, -100]]), 0)
+    inspector = looking(10)
+    inspector.check(batch([[5, 6, 7, 8], [9, -100, -100, -100]]), 0)
     assert inspector.rows_without_label == 1
 
 
@@ -55,11 +61,11 @@ def test_a_row_whose_only_label_is_its_first_token_has_none(caplog):
 )
 def test_an_id_outside_the_vocabulary_is_named(labels, where):
     with pytest.raises(UserError, match=where):
-        Inspector(vocab_size=10).look(batch(labels), 0)
+        looking(10).check(batch(labels), 0)
     with pytest.raises(UserError, match=r"input_ids\[1, 0\] is 9, but the model's vocabulary has 9 tokens"):
-        Inspector(vocab_size=9).look({"input_ids": IDS, "labels": torch.zeros(2, 4, dtype=torch.long)}, 0)
+        looking(9).check({"input_ids": IDS, "labels": torch.zeros(2, 4, dtype=torch.long)}, 0)
 
 
 def test_a_good_batch_passes_in_silence(caplog):
-    Inspector(vocab_size=10).look(batch([[5, 6, 7, 8], [9, 0, -100, -100]]), 0)
+    looking(10).check(batch([[5, 6, 7, 8], [9, 0, -100, -100]]), 0)
     assert not caplog.messages

@@ -41,8 +41,8 @@ class Place(NamedTuple):
     value: str
 
 
-STEP = Place("lm/module.py", "self.pieces.forward(batch", "tuple(batch['input_ids'].shape)", "(1, 256)")
-NAN = Place("lm/module.py", "self.logits = logits if", "self.trainer.global_step", "2")
+STEP = Place("lm/module.py", "logits, total, labels = self.tr", "tuple(batch['input_ids'].shape)", "(1, 256)")
+NAN = Place("lm/module.py", "self.observe(logits)", "self.trainer.global_step", "2")
 TINY = STEP._replace(value="(1, 64)")
 STOPS = {
     "Debug: default": STEP,

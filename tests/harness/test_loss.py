@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from harness.step.loss_window import LossWindow
-from lm.data.windows import NO_LABEL
+from lm.batch import NO_LABEL
 from lm.module import loss_sums as summed_loss
 
 B, T, V = 4, 6, 11
@@ -32,7 +32,7 @@ def test_labels_are_counted_after_the_shift():
 def test_without_a_label_loss_and_gradient_are_zero():
     logits, labels = batch(0, [0, 0, 0, 0])
     logits.requires_grad_()
-    window = LossWindow(nominal_labels=20)
+    window = LossWindow(labels_per_batch=20)
     window.add(*summed_loss(logits, labels)).backward()
     loss, count, factor = window.close(micro_batches=1)
     assert loss == 0 and count == 0 and torch.isfinite(factor)
@@ -66,7 +66,7 @@ def test_gradients_of_uneven_micro_batches_equal_those_of_one_big_batch(nominal)
 
 def test_the_factor_is_exactly_one_when_every_label_counts():
     logits, labels = BATCHES[2]
-    window = LossWindow(nominal_labels=20)
+    window = LossWindow(labels_per_batch=20)
     for _ in range(2):
         window.add(*summed_loss(logits, labels))
     assert window.close(micro_batches=2)[2] == 1.0

@@ -9,8 +9,9 @@ from exactness import newest
 from faults import NoMemory, SmallMemory, with_callback
 from safetensors.torch import load_file
 
+from harness.batch import BatchFormat
 from harness.errors import UserError
-from harness.step.oom_retry import MicrobatchSplitter, cut, out_of_memory
+from harness.step.oom_retry import MicrobatchSplitter, out_of_memory
 from harness.telemetry import events
 
 
@@ -58,27 +59,38 @@ def test_what_is_out_of_memory() -> None:
 
 def test_nothing_holds_on_to_a_graph_that_broke_off() -> None:
     """It is what fills the memory: kept alive, smaller pieces would not fit either."""
-    weight, graphs = torch.ones(4, requires_grad=True), []
+    weight, saved = torch.ones(4, requires_grad=True), []
     broken = [1, 2, 3]
 
     def loss(rows: dict[str, torch.Tensor]) -> torch.Tensor:
-        assert [graph for graph in graphs if graph() is not None] == []
-        total = (rows["input_ids"] * weight).sum()
-        graphs.append(weakref.ref(total))
+        assert [tensor for tensor in saved if tensor() is not None] == []
+        powers = (rows["input_ids"] * weight).exp()  # which the graph keeps for its way back
+        saved.append(weakref.ref(powers))
+        total = powers.sum()
         if broken:
             broken.pop()
-            total.register_hook(full)
+            powers.register_hook(full)
         return total
 
     def full(_: torch.Tensor) -> None:
         raise torch.OutOfMemoryError("full")
 
-    pieces = MicrobatchSplitter(loss, lambda: setattr(weight, "grad", None), contextlib.nullcontext)
-    rows = torch.arange(32.0).reshape(8, 4)
-    pieces.backward(pieces.forward({"input_ids": rows}, 0), 0)
-    assert pieces.number == 8 and torch.equal(weight.grad, rows.sum(dim=0))
+    splitter = MicrobatchSplitter(lambda: setattr(weight, "grad", None), contextlib.nullcontext)
+    rows = torch.arange(32.0).reshape(8, 4) / 32
+    half = splitter.forward(loss, {"input_ids": rows}, 1) / 2  # as Lightning does for two micro-batches a step
+    splitter.backward(half, torch.tensor(0.5), None, 1)
+    assert splitter.pieces == 8
+    torch.testing.assert_close(weight.grad, (rows * rows.exp()).sum(dim=0) / 2)
+
+
+def test_a_step_that_fits_keeps_its_own_loss_and_graph() -> None:
+    weight = torch.ones(4, requires_grad=True)
+    splitter = MicrobatchSplitter(lambda: None, contextlib.nullcontext)
+    loss = splitter.forward(lambda rows: (rows["x"] * weight).sum(), {"x": torch.ones(2, 4)}, 1)
+    assert loss.grad_fn is not None and loss.item() == 8
 
 
 def test_pieces_are_all_rows_in_order() -> None:
     rows = torch.arange(10).reshape(5, 2)
-    assert torch.equal(torch.cat([piece["input_ids"] for piece in cut({"input_ids": rows}, 4)]), rows)
+    pieces = [piece["input_ids"] for piece in BatchFormat().cut({"input_ids": rows}, 4)]
+    assert torch.equal(torch.cat(pieces), rows)

@@ -9,8 +9,10 @@ from harness.config.compose import compose
 from harness.errors import UserError
 from harness.hardware import pick
 from lm.inference.sampling import choose, pieces, sample
+from lm.models.attention import pick_attention
 from lm.models.build import build_model, context_length, count_parameters, model_config
-from lm.module import loss_sums, parameter_groups
+from lm.module import loss_sums
+from lm.optim.groups import parameter_groups
 from lm.optim.schedules import cosine_ratio
 
 MODELS = sorted(
@@ -22,7 +24,7 @@ TINY = ("model=tiny", "model.config.max_position_embeddings=16")
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_has_the_parameters_its_file_says(name: str) -> None:
     model = compose([f"model={name}"]).model
-    assert count_parameters(model_config(model.config)) == model.parameters
+    assert count_parameters(model, model_config(model)) == model.parameters
 
 
 def test_the_default_model_is_14m_and_124m_is_gpt2s_own_shape() -> None:
@@ -31,7 +33,7 @@ def test_the_default_model_is_14m_and_124m_is_gpt2s_own_shape() -> None:
 
 
 def test_the_loss_is_transformers_own() -> None:
-    model = build_model(model_config(compose(TINY).model.config))
+    model = build_model(compose(TINY).model, model_config(compose(TINY).model))
     ids = torch.randint(0, 2048, (2, 16))
     labels = ids.masked_fill(torch.rand(2, 16) < 0.3, -100)
     total, valid = loss_sums(model(input_ids=ids).logits, labels)
@@ -57,7 +59,7 @@ def test_the_loss_is_weighted_by_tokens() -> None:
 
 
 def test_decay_shrinks_matrices_only() -> None:
-    model = build_model(model_config(compose(TINY).model.config))
+    model = build_model(compose(TINY).model, model_config(compose(TINY).model))
     matrices, vectors = parameter_groups(model)
     assert {parameter.dim() for parameter in matrices["params"]} == {2}
     assert {parameter.dim() for parameter in vectors["params"]} == {1}
@@ -76,9 +78,9 @@ def test_the_schedule_rises_to_the_peak_and_falls_to_its_last_share() -> None:
 def test_cached_generation_equals_the_whole_forward_pass(name: str) -> None:
     small = ["model.config.n_layer=2", "model.config.n_embd=32", "model.config.n_head=2", "model.config.vocab_size=300"]
     cfg = compose([f"model={name}", *(small if name == "124m" else TINY[1:])])
-    config = model_config(cfg.model.config)
-    model = build_model(config).eval()
-    context = min(16, context_length(config))
+    config = model_config(cfg.model)
+    model = build_model(cfg.model, config).eval()
+    context = min(16, context_length(cfg.model, config))
     made = list(sample(model, [1, 2, 3], max_tokens=10, context=context, temperature=0))
     ids = [1, 2, 3]
     for token in made:
@@ -87,12 +89,12 @@ def test_cached_generation_equals_the_whole_forward_pass(name: str) -> None:
 
 
 def test_generation_goes_on_when_the_context_is_full() -> None:
-    model = build_model(model_config(compose(TINY).model.config)).eval()
+    model = build_model(compose(TINY).model, model_config(compose(TINY).model)).eval()
     assert len(list(sample(model, list(range(40)), max_tokens=50, context=16))) == 50
 
 
 def test_sampling_depends_on_its_seed_alone() -> None:
-    model = build_model(model_config(compose(TINY).model.config)).eval()
+    model = build_model(compose(TINY).model, model_config(compose(TINY).model)).eval()
     before = torch.get_rng_state()
     texts = [tuple(sample(model, [5], max_tokens=12, context=16, seed=seed)) for seed in (0, 0, 1)]
     assert texts[0] == texts[1] != texts[2]
@@ -116,20 +118,26 @@ def test_text_is_shown_in_whole_characters() -> None:
     assert shown == ["n", "é", "€", "🙂", "!"]
 
 
-def picks(*overrides: str, context: int = 256, tokens: int = 10**6):  # noqa: ANN201
-    return pick(compose(overrides), context=context, parameters=14_000_000, tokens=tokens)
+def picks(*overrides: str, tokens: int = 10**6):  # noqa: ANN201
+    cfg = compose(overrides)
+    return pick(cfg, compile=cfg.model.compile, flops=6 * 14e6 * tokens)
+
+
+def attention(picks, asked: str = "auto", context: int = 256) -> str:  # noqa: ANN001
+    return pick_attention(asked, device=picks.device, precision=picks.precision, context=context, mps_fix=True)[0]
 
 
 def test_what_is_asked_for_is_taken() -> None:
     asked = picks("trainer=cpu", "trainer.precision=32-true", "model.attention=sdpa", "model.compile=true")
-    assert (asked.accelerator, asked.precision, asked.attention, asked.compile) == ("cpu", "32-true", "sdpa", True)
+    assert (asked.accelerator, asked.precision, asked.compile) == ("cpu", "32-true", True)
+    assert attention(asked, "sdpa") == "sdpa"
 
 
 def test_auto_knows_bf16_hardware_short_contexts_and_short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "cpu_name": "AMD EPYC"})
     fast = picks("trainer=cpu")
-    assert (fast.precision, fast.attention) == ("bf16-mixed", "eager")
-    assert picks("trainer=cpu", context=1024).attention == "sdpa"
+    assert (fast.precision, attention(fast)) == ("bf16-mixed", "eager")
+    assert attention(fast, context=1024) == "sdpa"
     assert not picks("trainer=cpu", tokens=1000).compile
     for matmul, slow in (
         ("medium", {"avx2": True, "cpu_name": "AMD Ryzen"}),
@@ -137,7 +145,7 @@ def test_auto_knows_bf16_hardware_short_contexts_and_short_runs(monkeypatch: pyt
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda slow=slow: slow)
         plain = picks("trainer=cpu")
-        assert (plain.precision, plain.attention) == ("32-true", "sdpa")
+        assert (plain.precision, attention(plain)) == ("32-true", "sdpa")
         assert torch.get_float32_matmul_precision() == matmul
 
 
@@ -154,13 +162,13 @@ def test_a_device_that_is_not_here_is_a_sentence_and_under_a_debug_preset_a_warn
 
 
 def test_gradient_checkpointing_names_its_layers_and_changes_no_gradient(caplog: pytest.LogCaptureFixture) -> None:
-    config = model_config(compose(TINY).model.config)
     ids = torch.randint(0, 2048, (2, 16))
     gradients = []
     for recompute in (False, True):
         torch.manual_seed(0)
         with caplog.at_level("INFO"):
-            model = build_model(config, gradient_checkpointing=recompute).train()
+            cfg = compose([*TINY, f"model.gradient_checkpointing={recompute}"]).model
+            model = build_model(cfg, model_config(cfg)).train()
         loss_sums(model(input_ids=ids).logits, ids)[0].backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
@@ -171,4 +179,5 @@ def test_gradient_checkpointing_names_its_layers_and_changes_no_gradient(caplog:
 def test_a_model_that_cannot_checkpoint_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.LlamaForCausalLM.supports_gradient_checkpointing", False)
     with pytest.raises(UserError, match="LlamaForCausalLM cannot do gradient checkpointing"):
-        build_model(model_config(compose(TINY).model.config), gradient_checkpointing=True)
+        cfg = compose([*TINY, "model.gradient_checkpointing=true"]).model
+        build_model(cfg, model_config(cfg))

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from harness.config.compose import compose
-from harness.hardware import mps_masks_are_broken, pick
-from lm.data.windows import NO_LABEL, collate
-from lm.models.build import ONE_KEY, build_model, leave_one_key, model_config
+from harness.hardware import pick
+from lm.batch import NO_LABEL
+from lm.data.datamodule import collate
+from lm.models.attention import ONE_KEY, leave_one_key, mps_masks_are_broken, pick_attention
+from lm.models.build import build_model, model_config
 from lm.module import loss_sums
 
 B, H, T, D = 2, 2, 5, 4
@@ -56,7 +58,7 @@ def test_a_mask_with_keys_is_left_as_it_is() -> None:
 
 def test_the_rule_reaches_the_models_own_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a kernel that writes -inf, padding on the left is nan under sdpa and finite under the rule."""
-    config = model_config(compose(["model=tiny", "model.config.max_position_embeddings=16"]).model.config)
+    cfg = compose(["model=tiny", "model.config.max_position_embeddings=16"]).model
     ids, padding = torch.randint(0, 2048, (2, 8)), torch.ones(2, 8, dtype=torch.long)
     padding[0, :3] = 0
 
@@ -68,7 +70,8 @@ def test_the_rule_reaches_the_models_own_attention(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", kernel)
     finite = {}
     for attention in ("sdpa", ONE_KEY):
-        logits = build_model(config, attention=attention)(input_ids=ids, attention_mask=padding, use_cache=False).logits
+        model = build_model(cfg, model_config(cfg), attention=attention)
+        logits = model(input_ids=ids, attention_mask=padding, use_cache=False).logits
         finite[attention] = bool(logits.isfinite().all())
     assert finite == {"sdpa": False, ONE_KEY: True}
 
@@ -88,7 +91,9 @@ def test_mps_fix_chooses_and_false_brings_the_problem_back(
 ) -> None:
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     cfg = compose(["trainer=mps", f"model.attention={asked}", f"trainer.mps_fix={str(mps_fix).lower()}"])
-    assert pick(cfg, context=16, parameters=1, tokens=1).attention == attention
+    picks = pick(cfg, compile=False, flops=1)
+    how = {"device": picks.device, "precision": picks.precision, "mps_fix": cfg.trainer.mps_fix}
+    assert pick_attention(cfg.model.attention, context=16, **how)[0] == attention
 
 
 @pytest.mark.parametrize(

@@ -29,24 +29,46 @@ def test_an_order_is_spread_evenly() -> None:
     assert ((counts - 400) ** 2 / 400).sum() < 150
 
 
+def stream(size: int, batch_size: int, windows: int) -> list[int]:
+    """The first windows of the endless stream, by walking epoch after epoch."""
+    seen: list[int] = []
+    while len(seen) < windows:
+        cursor = len(seen)
+        seen += [w for batch in TrainingOrder(size, batch_size, 3, lambda cursor=cursor: cursor) for w in batch]
+    return seen[:windows]
+
+
 @settings(max_examples=30)
-@given(st.integers(1, 40), st.integers(1, 7), st.integers(0, 200))
+@given(st.integers(1, 60), st.integers(1, 7), st.integers(0, 200))
 def test_the_rest_of_an_epoch_is_what_an_uninterrupted_one_would_have_had(
-    batches: int, batch_size: int, cursor: int
+    size: int, batch_size: int, done: int
 ) -> None:
-    whole = [
-        TrainingOrder(batches * batch_size, batch_size, 3, lambda epoch=epoch: epoch * batches)
-        for epoch in range(300 // batches + 1)
-    ]
-    uninterrupted = [batch for order in whole for batch in order]
-    resumed = TrainingOrder(batches * batch_size, batch_size, 3, lambda: cursor)
-    rest = list(resumed)
-    assert rest == uninterrupted[cursor : cursor + len(rest)]
-    assert (cursor + len(rest)) % batches == 0
+    cursor = done * batch_size
+    order = TrainingOrder(size, batch_size, 3, lambda: cursor)
+    rest = [window for batch in order for window in batch]
+    assert rest == stream(size, batch_size, cursor + len(rest))[cursor:]
+    assert (done + len(rest) // batch_size) % len(order) == 0
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 60), st.integers(1, 7), st.integers(1, 7))
+def test_another_batch_size_goes_through_the_same_windows(size: int, one: int, other: int) -> None:
+    assert stream(size, one, 100) == stream(size, other, 100)
+
+
+def test_every_window_comes_before_any_comes_twice() -> None:
+    assert sorted(stream(10, 3, 30)) == sorted(3 * list(range(10)))
+
+
+def test_an_epoch_is_a_whole_number_of_accumulation_windows() -> None:
+    assert len(TrainingOrder(11, 2, 0, lambda: 0, accumulate=2)) == 4
+    assert len(TrainingOrder(3, 2, 0, lambda: 0, accumulate=4)) == 4
+    assert len(TrainingOrder(40, 2, 0, lambda: 0, limit=5)) == 5
+    assert len(TrainingOrder(40, 2, 0, lambda: 0, limit=0.5)) == 10
 
 
 def test_ranks_share_an_order_without_overlap() -> None:
-    ranks = [list(TrainingOrder(50, 3, 0, lambda: 0, rank, world=4)) for rank in range(4)]
+    ranks = [list(TrainingOrder(50, 3, 0, lambda: 0, rank=rank, world=4)) for rank in range(4)]
     alone = list(TrainingOrder(50, 12, 0, lambda: 0))
     assert len(alone) == 4
     for batch, together in enumerate(alone):

@@ -11,11 +11,12 @@ from faults import Fault, Injection, with_callback
 from places import HARNESS_TESTS, PROJECT
 
 from harness.errors import UserError
-from harness.nan.finder import Finding
+from harness.nan.finder import NonFinite
 from harness.replay.command import replay
+from harness.replay.diagnosis import Diagnosis, Trial, diagnose, most_telling
 from harness.replay.rerun import rerun
-from harness.replay.verdict import Trial, Verdict, judge, most_telling
 from harness.replay.watch import stop_in_debugger
+from lm import fit
 
 Train = Callable[..., Path]
 SHORT = ("logger=none", "checkpoint.every_n_steps=3", "trainer.max_steps=12", "callbacks.nan_guard.good_after=2")
@@ -38,7 +39,7 @@ def twenty() -> list[tuple[str, str, int]]:
     return [(kind, draw.choice(MODULES[kind]), draw.randint(1, 10)) for kind in KINDS for _ in range(5)]
 
 
-def injected(train: Train, kind: str, module: str, step: int, *overrides: str) -> Verdict:
+def injected(train: Train, kind: str, module: str, step: int, *overrides: str) -> Diagnosis:
     precision = "16-mixed" if kind == "precision" else "32-true"
     fault = with_callback(Injection, module=module, step=step, kind=kind)
     try:
@@ -46,7 +47,7 @@ def injected(train: Train, kind: str, module: str, step: int, *overrides: str) -
     except UserError as error:  # a poisoned weight before the first checkpoint
         assert error.code == 3
         folder = Path(error.cure.split()[-1]).parent.parent
-    return rerun(folder / "nan" / f"step-{step:08d}")
+    return rerun(folder / "nan" / f"step-{step:08d}", fit.train)
 
 
 @pytest.mark.slow
@@ -84,7 +85,7 @@ def test_a_replay_ends_where_the_run_was(train: Train) -> None:
     bundle = bundles[max(step for step in bundles if step % 3 == 2)]  # the second step after a checkpoint
     facts = json.loads((bundle / "incident.json").read_text(encoding="utf-8"))
     assert facts["checkpoint"] is not None
-    verdict = rerun(bundle)
+    verdict = rerun(bundle, fit.train)
     assert verdict.norm == pytest.approx(facts["norm"], rel=1e-6)
     assert verdict.found is None and "the gradient norm is" in verdict.sentence
 
@@ -94,12 +95,12 @@ def test_a_run_of_several_nodes_is_not_replayed_by_one(tmp_path: Path) -> None:
     (tmp_path / "incident.json").write_text('{"step": 3}', encoding="utf-8")
     (tmp_path / "config.yaml").write_text("trainer: {num_nodes: 2}", encoding="utf-8")
     with pytest.raises(UserError, match="several nodes.*text-rank"):
-        rerun(tmp_path)
+        rerun(tmp_path, fit.train)
 
 
 def test_of_several_ranks_the_one_with_a_reason_speaks() -> None:
-    def verdict(kind: str, rank: int) -> Verdict:
-        return Verdict(kind, "", 1.0, None, [], True, rank)
+    def verdict(kind: str, rank: int) -> Diagnosis:
+        return Diagnosis(kind, "", 1.0, None, [], True, rank)
 
     assert most_telling([verdict("outside", 0), verdict("data", 1), verdict("precision", 2)]).rank == 1
     assert most_telling([verdict("outside", 0), verdict("not reproduced", 1)]).rank == 0
@@ -108,21 +109,21 @@ def test_of_several_ranks_the_one_with_a_reason_speaks() -> None:
 def test_the_run_is_not_touched_but_for_the_verdict(train: Train) -> None:
     folder = train(*SHORT, with_callback(Fault, kind="embedding", steps=[5]))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    verdict = rerun(folder / "nan" / "step-00000005")
+    verdict = rerun(folder / "nan" / "step-00000005", fit.train)
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    written = folder / "nan" / "step-00000005" / "verdict.json"
+    written = folder / "nan" / "step-00000005" / "diagnosis.json"
     assert after == before | {written: after[written]}
     assert json.loads(written.read_text(encoding="utf-8"))["sentence"] == verdict.sentence
 
 
 def test_a_callback_that_spoils_gradients_is_not_taken_for_data(train: Train) -> None:
     folder = train(*SHORT, with_callback(Fault, kind="one gradient", steps=[5]))
-    assert rerun(folder / "nan" / "step-00000005").kind == "outside"
+    assert rerun(folder / "nan" / "step-00000005", fit.train).kind == "outside"
 
 
 def test_a_fault_in_the_loss_is_named(train: Train) -> None:
     folder = train(*SHORT, with_callback(Fault, kind="loss", steps=[5]))
-    found = rerun(folder / "nan" / "step-00000005").found
+    found = rerun(folder / "nan" / "step-00000005", fit.train).found
     assert found is not None and str(found) == "the value of loss (the logits are finite)"
 
 
@@ -144,13 +145,13 @@ def test_the_command(train: Train, command: Callable) -> None:
 @pytest.mark.parametrize("path", ["nothing", "."])
 def test_what_is_no_bundle_is_said(tmp_path: Path, path: str) -> None:
     with pytest.raises(UserError, match="is not the evidence of a skipped step"):
-        replay(str(tmp_path / path))
+        replay(str(tmp_path / path), "lm.fit:train")
 
 
 def test_a_run_without_skips_has_nothing_to_replay(tmp_path: Path) -> None:
     (tmp_path / "run.json").touch()
     with pytest.raises(UserError, match="has skipped no step"):
-        replay(str(tmp_path))
+        replay(str(tmp_path), "lm.fit:train")
 
 
 def test_a_debugger_is_asked_for_only_when_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +165,7 @@ def test_a_debugger_is_asked_for_only_when_it_listens(monkeypatch: pytest.Monkey
     assert calls == ["stopped"]
 
 
-FOUND = Finding("model.norm", "output")
+FOUND = NonFinite("model.norm", "output")
 FINE, BAD = (Trial("32-true", 1.0, 1.0, fine, None) for fine in (True, False))
 
 
@@ -180,6 +181,6 @@ FINE, BAD = (Trial("32-true", 1.0, 1.0, fine, None) for fine in (True, False))
     ],
 )
 def test_every_verdict_is_one_sentence(norm, bad_weights, trials, other, kind, words) -> None:
-    verdict = judge(precision="16-mixed", norm=norm, limit=100.0, found=FOUND, bad_weights=bad_weights, trials=trials,
-                    other_batch=other)  # fmt: skip
+    facts = {"norm": norm, "skipped": not norm <= 100.0, "found": FOUND, "bad_weights": bad_weights}
+    verdict = diagnose(precision="16-mixed", trials=trials, other_batch=other, **facts)
     assert verdict.kind == kind and words in verdict.sentence and verdict.sentence.endswith(".")

@@ -98,8 +98,8 @@ def prepared(source: Source, cfg: DictConfig) -> Iterator[Finding]:
     from lm.data.datamodule import windows
     from lm.models.build import context_length, model_config
 
-    config = model_config(cfg.model.config)
-    context = context_length(config)
+    config = model_config(cfg.model)
+    context = context_length(cfg.model, config)
     recipe = Recipe(config.vocab_size, cfg.data.val_fraction, cfg.seed, cfg.data.limit)
     with tempfile.TemporaryDirectory() as folder:
         data = prepare(source, recipe, Path(folder))
@@ -132,7 +132,7 @@ def lengths(data: Prepared, side: str, context: int, cfg: DictConfig) -> Iterato
 
 
 def rows(dataset: "Windows | Rows", side: str, cfg: DictConfig) -> Iterator[Finding]:
-    from lm.data.windows import NO_LABEL
+    from lm.batch import NO_LABEL
 
     if side == "train" and len(dataset) < cfg.data.batch_size:
         cure = "Use more text, or lower data.batch_size."

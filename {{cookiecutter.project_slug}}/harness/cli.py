@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -106,19 +106,21 @@ def sweep_name(overrides: Sequence[str]) -> str:
     return f"sweep-{words[:80]}"
 
 
-def tool(target: str, parser: argparse.ArgumentParser) -> None:
+def tool(target: str, parser: argparse.ArgumentParser, **given: Any) -> None:
     """Run `module:function` on parsed arguments: the frame of the commands that take a run instead of a config."""
     with report_user_errors():
-        load(target)(**vars(parser.parse_args()))
+        load(target)(**vars(parser.parse_args()), **given)
 
 
 @dataclass(frozen=True)
 class Command:
-    """One line in the table of `python -m lm`. `module` has `arguments()`, a parser, and `TARGET`: `module:function`."""
+    """One line in the table of `python -m lm`. `module` has `arguments()`, a parser, and `TARGET`:
+    `module:function`."""
 
     name: str
     module: str
     what: str
+    given: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the function
 
 
 def run_command(program: str, table: Sequence[Command]) -> None:
@@ -135,7 +137,7 @@ def run_command(program: str, table: Sequence[Command]) -> None:
     parser = module.arguments()
     parser.prog = f"{program} {name}"
     sys.argv = [parser.prog, *rest]
-    tool(module.TARGET, parser)
+    tool(module.TARGET, parser, **command.given)
 
 
 def number(kind: type[int] | type[float], least: float) -> Callable[[str], float]:

@@ -1,63 +1,77 @@
-"""What `auto` means on this machine: device, precision, attention kernel, compilation. Each pick has its reason."""
+"""What `auto` means on this machine: device, precision, compilation, number of ranks. Each pick has its reason."""
 
 import logging
+import os
 import shutil
 import sys
 from dataclasses import dataclass, field
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from harness.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# The CPU's flash kernel is what holds bf16 back at short contexts (a quarter of a step at 256); at long ones its memory
-# wins.
-EAGER_CONTEXT = 512
 # Compiling takes 20 s or more, seconds from the cache. It gives about a tenth on a CPU, much more on a GPU: runs
 # shorter than this would not earn it back.
 COMPILE_SECONDS = {"cpu": 400.0, "cuda": 60.0}
-LAST_BROKEN_MPS = (2, 13)
 # Order of magnitude of what a device computes in training, only to tell seconds from minutes.
 FLOPS_PER_SECOND = {"cpu": 3e11, "mps": 3e12, "cuda": 5e13}
 
 
 @dataclass
 class Picks:
-    """What a run computes on and how, and why."""
+    """What a run computes on and how, and why. `device` is torch's name for it."""
 
-    accelerator: str
+    device: str
     precision: str
-    attention: str
     compile: bool
+    attention: str = "sdpa"
     reasons: list[str] = field(default_factory=list)
+
+    @property
+    def accelerator(self) -> str:
+        """Lightning's name for the device."""
+        return {"cuda": "gpu"}.get(self.device, self.device)
 
     def __str__(self) -> str:
         return ", ".join(self.reasons)
 
 
-def pick(cfg: DictConfig, *, context: int, parameters: int, tokens: int) -> Picks:
-    """Resolve every `auto` of `cfg` for a model of so many parameters, trained on `tokens` tokens in windows of
-    `context`.
+def pick(cfg: DictConfig, *, compile: object = False, flops: float = 0.0) -> Picks:
+    """Resolve what is `auto` in `cfg.trainer`, and `compile`, for a run that computes so many floating-point
+    operations.
 
     Raises UserError when a device is asked for by name and is not here (under `debug.strict`, or without a debug
     preset).
     """
     device, why_device = _device(cfg)
-    precision, why_precision = _precision(str(cfg.trainer.precision), device)
-    attention, why_attention = _attention(
-        str(cfg.model.attention), device, precision, context, bool(cfg.trainer.mps_fix)
-    )
-    compiled, why_compiled = _compile(cfg.model.compile, device, parameters * tokens * 6 / FLOPS_PER_SECOND[device])
+    precision, why_precision = _precision(str(cfg.trainer.get("precision", "auto")), device)
+    compiled, why_compiled = _compile(compile, device, flops / FLOPS_PER_SECOND[device])
     if device == "cpu" and precision.startswith("32"):
         # AMD's CPUs take a slow path for fp32 unless oneDNN may choose (measured: 1.7 times, same accuracy). On Intel's
         # its choice is a tenth slower, and where there are bf16 matrix units it may lose digits.
         torch.set_float32_matmul_precision("medium" if _cpu_name().startswith("AMD") else "highest")
     elif device == "cuda":
         torch.set_float32_matmul_precision("high")
-    accelerator = {"cuda": "gpu"}.get(device, device)
-    return Picks(accelerator, precision, attention, compiled, [why_device, why_precision, why_attention, why_compiled])
+    return Picks(device, precision, compiled, reasons=[why_device, why_precision, why_compiled])
+
+
+def world_size(trainer: DictConfig) -> int:
+    """Return how many ranks train, from Lightning's `devices` and `num_nodes` or from a launcher's environment."""
+    if os.environ.get("WORLD_SIZE", "").isdecimal():
+        return int(os.environ["WORLD_SIZE"])
+    devices = trainer.get("devices", "auto")
+    on_gpus = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    here = torch.cuda.device_count() if on_gpus else 1
+    if OmegaConf.is_list(devices):
+        count = len(devices)
+    elif isinstance(devices, str) and "," in devices:
+        count = len([name for name in devices.split(",") if name.strip()])
+    else:
+        count = here if devices in ("auto", -1, "-1") else int(devices)
+    return count * int(trainer.get("num_nodes") or 1)
 
 
 def best_device() -> str:
@@ -81,7 +95,8 @@ def _device(cfg: DictConfig) -> tuple[str, str]:
         raise UserError(f"trainer.accelerator={asked} is none of auto, cpu, gpu, mps.")
     if here[asked]:
         return asked, f"{asked} (asked for)"
-    if cfg.debug.strict or cfg.debug.folder is None:
+    debug = cfg.get("debug") or {}
+    if debug.get("strict") or debug.get("folder") is None:
         raise UserError(
             f"This machine has no {asked} device that torch {torch.__version__} can use.",
             cure="Try trainer=auto, or trainer=cpu.",
@@ -105,25 +120,6 @@ def native_precision(device: str) -> tuple[str, str]:
     if device == "cpu" and _fast_bf16_cpu():
         return "bf16-mixed", "bf16-mixed (fast on this CPU)"
     return "32-true", "32-true (no fast bf16 here)"
-
-
-def _attention(asked: str, device: str, precision: str, context: int, mps_fix: bool) -> tuple[str, str]:
-    fix = device == "mps" and mps_fix and mps_masks_are_broken()
-    if asked == "sdpa" and fix:
-        return "sdpa_one_key", "sdpa attention with masks that leave every row a key (asked for; trainer.mps_fix)"
-    if asked != "auto":
-        return asked, f"{asked} attention (asked for)"
-    if fix:
-        return "eager", "eager attention (sdpa on MPS makes NaN of padded rows; trainer.mps_fix)"
-    if device == "cpu" and precision.startswith("bf16") and context <= EAGER_CONTEXT:
-        return "eager", f"eager attention (faster than sdpa in bf16 on a CPU at context {context})"
-    return "sdpa", "sdpa attention"
-
-
-def mps_masks_are_broken(version: str = torch.__version__) -> bool:
-    """Say whether sdpa on MPS may make NaN of a row without a key: pytorch#156707 in training, fixed in 2.9, and
-    pytorch#167515 without gradients, still open in LAST_BROKEN_MPS."""
-    return tuple(int(part) for part in version.split(".")[:2]) <= LAST_BROKEN_MPS
 
 
 def _compile(asked: object, device: str, seconds: float) -> tuple[bool, str]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from harness.config.compose import compose
 from harness.errors import UserError
 
-TRAIN = "from harness.cli import run; run('lm.fit:train')"
 HALF = 3  # steps to the checkpoint, and from there to the end
 TIMES = {"time", "tokens_per_second", "seconds"}  # columns of metrics.csv that differ between any two runs
 
@@ -30,22 +29,24 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def verify(overrides: list[str]) -> None:
-    """Print that resuming is exact, or raise UserError with what differs first."""
+def verify(overrides: list[str], train: str) -> None:
+    """Print that resuming is exact, or raise UserError with what differs first. `train` is a `module:function`."""
     cfg = compose(overrides)
     with tempfile.TemporaryDirectory(prefix="verify-resume-") as scratch:
         short = [*overrides, *_short(Path(scratch), int(cfg.trainer.accumulate_grad_batches))]
         print(f"1 of 3: {2 * HALF} steps at a stretch", flush=True)
-        straight = _train(Path(scratch), short, "straight")
+        straight = _train(Path(scratch), train, short, "straight")
         print(f"2 of 3: {HALF} steps, then kill -9 after the checkpoint", flush=True)
-        _train(Path(scratch), short, "resumed", killed=True)
+        _train(Path(scratch), train, short, "resumed", killed=True)
         print("3 of 3: the same command again", flush=True)
-        resumed = _train(Path(scratch), short, "resumed")
+        resumed = _train(Path(scratch), train, short, "resumed")
         if difference := _difference(resumed, straight):
             print("They differ. Once more at a stretch, to see whether that alone is reproducible", flush=True)
-            again = _difference(_train(Path(scratch), short, "again"), straight)
+            again = _difference(_train(Path(scratch), train, short, "again"), straight)
             raise UserError(f"Not exact: {difference}.", cure=_cure(again), code=1)
-    print("Exact: killed and resumed, it has the same weights, optimizer, schedule, generators and losses, by the bit.")
+    print(
+        "Exact: killed and resumed, it has the same weights, optimizer, schedule, generators and losses, bit for bit."
+    )
 
 
 def _short(folder: Path, accumulate: int) -> list[str]:
@@ -65,10 +66,10 @@ def _short(folder: Path, accumulate: int) -> list[str]:
     ]
 
 
-def _train(scratch: Path, overrides: list[str], name: str, *, killed: bool = False) -> Path:
+def _train(scratch: Path, train: str, overrides: list[str], name: str, *, killed: bool = False) -> Path:
     fault = {"HARNESS_FAULT": "after_rename"} if killed else {}
     done = subprocess.run(
-        [sys.executable, "-c", TRAIN, *overrides, f"run.name={name}"],
+        [sys.executable, "-c", f"from harness.cli import run; run({train!r})", *overrides, f"run.name={name}"],
         env={**os.environ, **fault},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

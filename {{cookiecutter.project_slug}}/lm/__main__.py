@@ -2,12 +2,12 @@
 
 from harness.cli import Command, run_command
 
+TRAIN = {"train": "lm.fit:train"}  # what a command trains a config with
+
 COMMANDS = [
     Command("report", "harness.report.command", "what happened in a run, or in several: in the terminal and as a page"),
-    Command("replay", "harness.replay.command", "why a step was skipped: the module, and whether data or precision"),
-    Command(
-        "verify-resume", "harness.verify_resume", "prove that resuming is exact with a config of your own"
-    ),
+    Command("replay", "harness.replay.command", "why a step was skipped: which module, data or precision", TRAIN),
+    Command("verify-resume", "harness.verify_resume", "prove that resuming is exact with your own config", TRAIN),
 ]
 
 if __name__ == "__main__":

@@ -1,56 +1,70 @@
-"""What a batch is made of, and the two mistakes in it that end in a crash or a NaN far from their cause."""
+"""What a batch of a language model is, said once.
+
+    input_ids  (B, T) int64  the tokens
+    labels     (B, T) int64  the same tokens where the loss counts them, else NO_LABEL; the loss shifts them
+    more keys                go to the model as they are (attention_mask, position_ids, pixel_values, …), row first
+
+B rows, T positions, V vocabulary. The loader makes batches, `model_inputs` hands them to the model, and what the
+harness wants to know of them (how large, what is in them, how to show one) is `TokenBatch`.
+"""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
+from harness.batch import Batch, BatchFormat, describe_tensor
 from harness.errors import UserError
 from harness.telemetry import events
-from lm.data.windows import NO_LABEL
 
 log = logging.getLogger(__name__)
 
-MOST_LABELS = 5  # that a composition counts one by one
+NO_LABEL = -100  # what torch's cross-entropy ignores
+MOST_LABELS = 5  # that a description counts one by one
 
 
-def composition(batch: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Count what a batch (B, T) is made of, in plain values. On a GPU this waits for the device."""
-    ids, labels = batch["input_ids"].cpu(), batch["labels"].cpu()
-    learned = labels[:, 1:] != NO_LABEL  # the loss shifts: nothing predicts the first token of a row
-    values, counts = labels[labels != NO_LABEL].unique(return_counts=True)
-    common = counts.argsort(descending=True, stable=True)[:MOST_LABELS]
-    padding = ids.numel() - int(batch["attention_mask"].sum()) if "attention_mask" in batch else None
-    return {
-        "rows": ids.shape[0],
-        "positions": ids.shape[1],
-        "ids": [int(ids.min()), int(ids.max())],
-        "labels": [int(values.min()), int(values.max())] if len(values) else None,
-        "distinct_labels": len(values),
-        "common_labels": {int(values[i]): int(counts[i]) for i in common},
-        "without_label": int((labels == NO_LABEL).sum()),  # positions that say -100
-        "valid": int(learned.sum()),  # positions that the loss counts
-        "rows_without_label": int((~learned.any(dim=1)).sum()),
-        "padding_share": None if padding is None else padding / ids.numel(),
-    }
+def model_inputs(batch: Batch) -> dict[str, Any]:
+    """Return the arguments of the model's forward pass: all keys but the labels, whose loss is ours."""
+    return {name: value for name, value in batch.items() if name != "labels"}
 
 
-class Inspector:
-    """Looks at each training batch on the host, before it travels: one clear message for each mistake, then counted."""
+def padding(batch: Batch) -> Tensor:
+    """Return which positions of a batch are padding, (B, T): those after the last position that carries a label or
+    differs from the row's last token; by the attention mask where there is one."""
+    if "attention_mask" in batch:
+        return batch["attention_mask"] == 0
+    ids, labels = batch["input_ids"], batch["labels"]
+    idle = (labels == NO_LABEL) & (ids == ids[:, -1:])
+    trailing = idle.int().flip(1).cumprod(1).flip(1).bool()
+    return trailing & (trailing.sum(1, keepdim=True) > 1)  # one such token is the end of a text
 
-    def __init__(self, vocab_size: int) -> None:
+
+class TokenBatch(BatchFormat):
+    """`vocab_size` is the model's; `show` is how many predictions an event has beside their labels."""
+
+    unit = "tokens"
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, show: int = 16) -> None:
+        self.tokenizer = tokenizer
         self.vocab_size = vocab_size
+        self.shown = show
         self.rows_without_label = 0
 
-    def look(self, batch: Mapping[str, Tensor], step: int) -> None:
+    def rows(self, batch: Batch) -> int:
+        return len(batch["input_ids"])
+
+    def size(self, batch: Batch) -> int:
+        return batch["input_ids"].numel()
+
+    def check(self, batch: Batch, step: int) -> None:
         """Raise UserError for an id that the model has no embedding for; count the rows that teach nothing."""
         for name in ("input_ids", "labels"):
             self._within_vocabulary(name, batch[name], step)
         empty = int((batch["labels"][:, 1:] == NO_LABEL).all(dim=1).sum())
         if empty and not self.rows_without_label:
-            facts = composition(batch)
+            facts = self.describe(batch)
             log.warning(
                 "%d of %d rows have no label: they teach nothing, and their loss is 0. This is said once. Of the "
                 "batch's %d positions %d say -100 and the loss counts %d; its ids go from %d to %d.",
@@ -63,6 +77,70 @@ class Inspector:
             )
             events.emit("data_sanity_check", step, {"rows_without_label": empty, "batch": facts}, warning=True)
         self.rows_without_label += empty
+
+    def describe(self, batch: Batch) -> dict[str, Any]:
+        ids, labels = batch["input_ids"].cpu(), batch["labels"].cpu()
+        counted = labels[:, 1:] != NO_LABEL  # the loss shifts: nothing predicts the first token of a row
+        values, counts = labels[labels != NO_LABEL].unique(return_counts=True)
+        common = counts.argsort(descending=True, stable=True)[:MOST_LABELS]
+        others = {name: value for name, value in batch.items() if name not in ("input_ids", "labels")}
+        return {
+            "rows": ids.shape[0],
+            "positions": ids.shape[1],
+            "ids": [int(ids.min()), int(ids.max())],
+            "labels": [int(values.min()), int(values.max())] if len(values) else None,
+            "distinct_labels": len(values),
+            "common_labels": {int(values[i]): int(counts[i]) for i in common},
+            "without_label": int((labels == NO_LABEL).sum()),  # positions that say -100
+            "valid": int(counted.sum()),  # positions that the loss counts
+            "rows_without_label": int((~counted.any(dim=1)).sum()),
+            "padding_share": padding(batch).float().mean().item(),
+            **{name: describe_tensor(tensor) for name, tensor in others.items()},
+        }
+
+    def show(self, batch: Batch) -> list[str]:
+        return [self.tokenizer.decode(ids, skip_special_tokens=False) for ids in batch["input_ids"].tolist()]
+
+    def measure(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return [correct, valid, `show` predicted ids, `show` expected ids] of logits (B, T, V).
+
+        The ids shown begin with the first row's first label; ids below 2**24 are exact in float32.
+        """
+        targets = batch["labels"][-len(outputs) :, 1:]  # (B, T-1): position t predicts t+1; of the last piece, if cut
+        predicted = outputs[:, :-1].argmax(dim=-1)  # (B, T-1)
+        valid = targets != NO_LABEL
+        correct = (predicted == targets) & valid
+        show = min(self.shown, targets.shape[1])
+        first = valid[0].int().argmax().clamp(max=targets.shape[1] - show)
+        shown = first + torch.arange(show, device=targets.device)
+        counts = torch.stack((correct.sum(), valid.sum()))
+        return torch.cat((counts, predicted[0, shown], targets[0, shown])).float()
+
+    def explain(self, numbers: list[float]) -> dict[str, Any]:
+        correct, valid, *ids = numbers
+        half = len(ids) // 2
+        pairs = [(int(p), int(t)) for p, t in zip(ids[:half], ids[half:], strict=True) if t != NO_LABEL]
+        predicted, expected = [p for p, _ in pairs], [t for _, t in pairs]
+        return {
+            "accuracy": correct / max(valid, 1),
+            "predicted": {"ids": predicted, "text": self.tokenizer.decode(predicted)},
+            "expected": {"ids": expected, "text": self.tokenizer.decode(expected)},
+        }
+
+    def first_look(self, batch: Batch) -> dict[str, Any]:
+        ids, labels = batch["input_ids"], batch["labels"]
+        counted = labels[labels != NO_LABEL]
+        low, high = (int(counted.min()), int(counted.max())) if len(counted) else (None, None)
+        return {
+            "vocabulary": self.vocab_size,
+            "label_min": low,
+            "label_max": high,
+            "input_min": int(ids.min()),
+            "input_max": int(ids.max()),
+            "valid_tokens": len(counted),
+            "ignored_tokens": labels.numel() - len(counted),
+            "ok": len(counted) > 0,  # `check` has refused ids outside of the vocabulary
+        }
 
     def _within_vocabulary(self, name: str, tokens: Tensor, step: int) -> None:
         low, high = (int(value) for value in torch.aminmax(tokens))

@@ -51,7 +51,7 @@ def test_a_replay_names_the_rank_whose_batch_it_was(
     scratch.mkdir()
     done = command("replay", str(bundle), OMP_NUM_THREADS="1", TMPDIR=str(scratch))
     assert done.returncode == 0, done.stderr
-    verdict = json.loads((bundle / "verdict.json").read_text(encoding="utf-8"))
+    verdict = json.loads((bundle / "diagnosis.json").read_text(encoding="utf-8"))
     assert (verdict["rank"], verdict["found"]["module"]) == (guilty, "model.embed_tokens")
     assert verdict["same_batches"]
     assert done.stdout.count("The batch as text") == 1 and f"text-rank{guilty}.txt" in done.stdout

@@ -20,12 +20,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.optim import Optimizer
 
+from harness.batch import Batch, BatchFormat
 from harness.errors import Stopped
+from harness.module import GuardedModule
 from harness.run import folder as run_folder
 from harness.step.delayed import DelayedReadback
-from harness.step.oom_retry import Batch
 from harness.telemetry import events, logs, statistics
-from lm.module import LmModule
 
 
 class DebugLog(Callback):
@@ -39,7 +39,6 @@ class DebugLog(Callback):
         every_n_steps: int = 10,
         gradients_every_n_steps: int = 10,
         updates_every_n_steps: int = 50,
-        show_tokens: int = 16,
         top: int = 10,
         buffer: int = 100,
         flush_seconds: float = 5.0,
@@ -48,7 +47,6 @@ class DebugLog(Callback):
         self.every_n_steps = every_n_steps
         self.gradients_every_n_steps = gradients_every_n_steps
         self.updates_every_n_steps = updates_every_n_steps
-        self.show_tokens = show_tokens
         self.top = top
         self.buffer = buffer
         self.flush_seconds = flush_seconds
@@ -57,9 +55,9 @@ class DebugLog(Callback):
         self._weights: statistics.Weights | None = None
         self._checked = False
         self._step, self._lr = 0, 0.0
-        self._tokens, self._since, self._validating_since = 0, 0.0, 0.0
+        self._units, self._since, self._validating_since = 0, 0.0, 0.0
 
-    def setup(self, trainer: Trainer, pl_module: LmModule, stage: str) -> None:  # type: ignore[override]
+    def setup(self, trainer: Trainer, pl_module: GuardedModule, stage: str) -> None:  # type: ignore[override]
         link_log(trainer)
         if not self.enabled:
             return
@@ -73,7 +71,7 @@ class DebugLog(Callback):
             flush_seconds=self.flush_seconds,
         )
 
-    def on_train_start(self, trainer: Trainer, pl_module: LmModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Trainer, pl_module: GuardedModule) -> None:  # type: ignore[override]
         named = [(n, p) for n, p in pl_module.named_parameters() if p.requires_grad]
         self._names, self._parameters = [n for n, _ in named], [p for _, p in named]
         # A GPU works behind the host: read at once, a number would wait until its queue is empty, and it would idle.
@@ -82,17 +80,17 @@ class DebugLog(Callback):
         # Here and not in on_fit_start: the step is that of the restored run only now.
         events.emit("fit_start", trainer.global_step, describe(trainer, pl_module))
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LmModule) -> None:  # type: ignore[override]
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: GuardedModule) -> None:  # type: ignore[override]
         data = {"epoch": trainer.current_epoch, "optimizers": [groups(o) for o in trainer.optimizers]}
         events.emit("epoch_start", trainer.global_step, data)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LmModule, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
+    def on_train_batch_start(self, trainer: Trainer, pl_module: GuardedModule, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
         if self.enabled and not self._checked:
             self._checked = True
-            check_labels(trainer.global_step, pl_module.model.config.vocab_size, batch)
-        pl_module.keep_logits = self._due(self.every_n_steps, trainer.global_step + 1)
+            first_look(trainer.global_step, pl_module.format, batch)
+        pl_module.keep_outputs = self._due(self.every_n_steps, trainer.global_step + 1)
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LmModule, optimizer: Optimizer) -> None:  # type: ignore[override]
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: GuardedModule, optimizer: Optimizer) -> None:  # type: ignore[override]
         step = trainer.global_step + 1
         self._lr = float(optimizer.param_groups[0]["lr"])  # now, before the schedule moves on
         if self._due(self.updates_every_n_steps, step):
@@ -103,35 +101,29 @@ class DebugLog(Callback):
             self._read(step, norms.where(norms < 0, norms * pl_module.mean.factor), self._tell_gradients)
 
     def on_train_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: LmModule, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: Trainer, pl_module: GuardedModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         logs.beat()
-        self._tokens += batch["input_ids"].numel() * trainer.world_size
+        self._units += pl_module.format.size(batch) * trainer.world_size
         if trainer.global_step == self._step:  # inside an accumulation window
             return
         self._step = trainer.global_step
         if self._weights is not None:
-            assert pl_module.verdict is not None
-            numbers = torch.cat((pl_module.verdict.skip.float().reshape(1), self._weights.changes()))
+            assert pl_module.decision is not None
+            numbers = torch.cat((pl_module.decision.skip.float().reshape(1), self._weights.changes()))
             self._read(self._step, numbers, self._tell_changes, self._lr)
             self._weights = None
-        if pl_module.logits is not None and self._due(self.every_n_steps, self._step):
-            assert pl_module.mean is not None
-            loss = torch.stack((pl_module.mean.loss, pl_module.mean.labels))
-            labels = batch["labels"][-len(pl_module.logits) :]  # of the last piece, if memory has cut the batch
-            numbers = torch.cat((loss, statistics.predictions(pl_module.logits, labels, self.show_tokens)))
-            pl_module.logits = None
-            known = {"epoch": trainer.current_epoch, "lr": self._lr, "shape": list(batch["labels"].shape)}
-            self._read(self._step, numbers, self._tell_step, known, trainer.datamodule.tokenizer.decode)  # type: ignore[attr-defined]
+        if self._due(self.every_n_steps, self._step):
+            self._read_step(trainer, pl_module, batch)
         self._hear(self._step)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LmModule) -> None:  # type: ignore[override]
+    def on_validation_start(self, trainer: Trainer, pl_module: GuardedModule) -> None:  # type: ignore[override]
         self._validating_since = time.monotonic()
 
     def on_validation_batch_end(self, *_: Any) -> None:
         logs.beat()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LmModule) -> None:  # type: ignore[override]
+    def on_validation_end(self, trainer: Trainer, pl_module: GuardedModule) -> None:  # type: ignore[override]
         if trainer.sanity_checking:
             return
         seconds = time.monotonic() - self._validating_since
@@ -140,11 +132,11 @@ class DebugLog(Callback):
         data = {name.removeprefix("val/"): value for name, value in metrics.items()}
         events.emit("validation", trainer.global_step, {"epoch": trainer.current_epoch, "seconds": seconds, **data})
 
-    def on_train_end(self, trainer: Trainer, pl_module: LmModule) -> None:  # type: ignore[override]
-        pl_module.keep_logits, pl_module.logits = False, None
+    def on_train_end(self, trainer: Trainer, pl_module: GuardedModule) -> None:  # type: ignore[override]
+        pl_module.keep_outputs, pl_module.outputs = False, None
         self._end(trainer, stopped_by=None)
 
-    def on_exception(self, trainer: Trainer, pl_module: LmModule, exception: BaseException) -> None:  # type: ignore[override]
+    def on_exception(self, trainer: Trainer, pl_module: GuardedModule, exception: BaseException) -> None:  # type: ignore[override]
         if isinstance(exception, Stopped):
             self._end(trainer, stopped_by=exception.why)
             return
@@ -156,7 +148,7 @@ class DebugLog(Callback):
         # Closed, so that whatever the other callbacks still say about it, the traceback is the last line.
         events.close_log()
 
-    def teardown(self, trainer: Trainer, pl_module: LmModule, stage: str) -> None:  # type: ignore[override]
+    def teardown(self, trainer: Trainer, pl_module: GuardedModule, stage: str) -> None:  # type: ignore[override]
         events.close_log()
         link_log(trainer)  # where it is a copy, a newer one
 
@@ -177,16 +169,25 @@ class DebugLog(Callback):
         data = {"epoch": trainer.current_epoch, "max_steps": trainer.max_steps, "stopped_by": stopped_by}
         events.emit("fit_end", trainer.global_step, data)
 
-    def _tell_step(
-        self, step: int, numbers: list[float], known: dict[str, Any], decode: Callable[[list[int]], str]
-    ) -> None:
-        loss, labels, *predictions = numbers
+    def _read_step(self, trainer: Trainer, module: GuardedModule, batch: Batch) -> None:
+        assert module.mean is not None
+        measured = None if module.outputs is None else module.format.measure(module.outputs, batch)
+        module.outputs = None
+        shape = {name: list(tensor.shape) for name, tensor in batch.items()}
+        known = {"epoch": trainer.current_epoch, "lr": self._lr, "shape": shape}
+        loss = torch.stack((module.mean.loss, module.mean.labels))
+        numbers = loss if measured is None else torch.cat((loss, measured))
+        self._read(self._step, numbers, self._tell_step, known, module.format)
+
+    def _tell_step(self, step: int, numbers: list[float], known: dict[str, Any], format: BatchFormat) -> None:
+        loss, labels, *measured = numbers
         # Over the time since the last such event, which waited for the device too, less validation.
         now = time.monotonic()
-        rate = self._tokens / max(now - self._since, 1e-9)
-        self._tokens, self._since = 0, now
-        data = known | {"loss": loss, "valid_tokens": int(labels), "tokens_per_second": rate}
-        data |= statistics.explain_predictions(predictions, decode)
+        rate = self._units / max(now - self._since, 1e-9)
+        self._units, self._since = 0, now
+        data = known | {"loss": loss, "labels": int(labels), f"{format.unit}_per_second": rate}
+        if measured:
+            data |= format.explain(measured)
         events.emit("training_step", step, data, warning=not math.isfinite(loss))
 
     def _tell_gradients(self, step: int, norms: list[float]) -> None:
@@ -199,10 +200,9 @@ class DebugLog(Callback):
         events.emit("param_updates", step, data, warning=not (data["changed"] or skipped or lr == 0))
 
 
-def check_labels(step: int, vocabulary: int, batch: Batch) -> None:
-    """Compare the first batch with the vocabulary."""
-    numbers = statistics.label_range(batch["input_ids"], batch["labels"]).tolist()
-    data = statistics.explain_label_range(numbers, vocabulary, batch["labels"].numel())
+def first_look(step: int, format: BatchFormat, batch: Batch) -> None:
+    """Look at the first batch of an attempt."""
+    data = format.first_look(batch)
     events.emit("data_sanity_check", step, data, warning=not data["ok"])
 
 
@@ -213,7 +213,7 @@ def link_log(trainer: Trainer) -> None:
             logs.link(Path(logger.log_dir))
 
 
-def describe(trainer: Trainer, pl_module: LmModule) -> dict[str, Any]:
+def describe(trainer: Trainer, pl_module: GuardedModule) -> dict[str, Any]:
     """Return what defines a training: sizes, the Trainer's settings, the optimizers' settings."""
     trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
     total = sum(p.numel() for p in pl_module.parameters())

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from harness.batch import Batch
 from harness.checkpoint.keep import pin, unpin
 from harness.checkpoint.ledger import anchors, usable
 from harness.distributed import all_reduce_max
 from harness.errors import UserError
 from harness.nan import bundle as bundles
-from harness.nan.bundle import Batch
-from harness.nan.evidence import Memory, facts_about, weights_finite, why
+from harness.nan.evidence import Memory, facts_about, first_non_finite, why
 from harness.nan.guard import Guard
 from harness.nan.policy import Action, Policy
 from harness.nan.rollback import roll_back
 from harness.run import signals
-from harness.step.delayed import DelayedReadback, Record
+from harness.step.delayed import DelayedReadback, Reading
 from harness.telemetry import events
 
 log = logging.getLogger(__name__)
@@ -37,25 +37,27 @@ class NanGuard(Callback):
     max_grad_norm, skip_above, sigmas: see harness.nan.guard.Guard. patience, forgive, max_rollbacks: see
         harness.nan.policy.Policy.
     good_after: steps after which a checkpoint counts as good. max_bundles: after so many, skipped steps are only
-    counted. The module is an LmModule: it has `guard`, and `verdict` and `mean` of its last optimizer step.
+    counted. check_every_n_steps: how often weights and moments are looked at as well, and at the last step.
     """
 
     def __init__(
         self,
         *,
-        max_grad_norm: float = 1.0,
-        skip_above: float | str = 100.0,
+        max_grad_norm: float | None = 1.0,
+        skip_above: float | str | None = 100.0,
         sigmas: float = 6.0,
         patience: int = 3,
         forgive: float = 0.1,
         good_after: int = 100,
         max_rollbacks: int = 3,
         max_bundles: int = 20,
+        check_every_n_steps: int = 100,
     ) -> None:
         self.guard = Guard(max_grad_norm, skip_above, sigmas)
         self.policy = Policy(patience, forgive, max_rollbacks)
         self.good_after = good_after
         self.max_bundles = max_bundles
+        self.check_every_n_steps = check_every_n_steps
         self.skipped = 0
         self._reports = DelayedReadback(LAG)
         self._memory = Memory(LAG + 1)
@@ -75,15 +77,14 @@ class NanGuard(Callback):
         if trainer.global_step == self._step:
             return  # in the middle of an accumulation window
         self._step = trainer.global_step
-        verdict, mean = pl_module.verdict, pl_module.mean
-        self._reports.push(self._step, torch.stack([verdict.norm, verdict.limit, verdict.skip.float(), mean.loss]))
-        for record in self._reports.ready(self._step):
-            self._judge(trainer, pl_module, record)
-
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        for record in self._reports.ready(self._step + LAG):
-            if record.values[2]:
-                self._report(trainer, pl_module, record)  # too late to act
+        decision, mean = pl_module.decision, pl_module.mean
+        numbers = torch.stack([decision.norm, decision.limit, decision.skip.float(), mean.loss])
+        self._reports.push(self._step, numbers)
+        last = is_last_step(trainer)  # which nobody will look at two steps later
+        for reading in self._reports.ready(self._step + LAG * last):
+            self._judge(trainer, pl_module, reading)
+        if last or self._step % self.check_every_n_steps == 0:
+            self._check_state(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Pin what a rollback or a replay needs, before the checkpoint that is being made pushes it out."""
@@ -100,23 +101,34 @@ class NanGuard(Callback):
             with contextlib.suppress(OSError):
                 change(checkpoint, type(self).__name__)
 
-    def _judge(self, trainer: Trainer, module: Any, record: Record) -> None:
-        norm, _, skip, _ = record.values
+    def _judge(self, trainer: Trainer, module: Any, reading: Reading) -> None:
+        norm, _, skip, _ = reading.values
         if not skip:
             self.policy.good()
             return
-        self._report(trainer, module, record)
+        self._report(trainer, module, reading)
         module.log("skipped_steps", float(self.skipped))
-        finite = math.isfinite(norm) or not all_reduce_max(not weights_finite(module), trainer)
+        finite = math.isfinite(norm) or not all_reduce_max(first_non_finite(module, ()) != "", trainer)
+        self._act(trainer, module, reading.step, "" if finite else "a weight is not finite")
+
+    def _check_state(self, trainer: Trainer, module: Any) -> None:
+        """Look at what no gradient shows: a weight that the last step spoiled, an infinite moment, which would freeze
+        its weight for ever without a bad step."""
+        bad = first_non_finite(module, trainer.optimizers)
+        if all_reduce_max(bad != "", trainer):
+            self._act(trainer, module, self._step, f"{bad or 'a value on another rank'} is not finite")
+
+    def _act(self, trainer: Trainer, module: Any, step: int, spoiled: str) -> None:
+        """Do what the policy says about a bad step; `spoiled` says what no later step can repair."""
         plugin: Any = trainer.precision_plugin
         can_fall_back = getattr(plugin, "loss_scale", None) is not None
-        action = self.policy.bad(record.step, weights_finite=finite, can_fall_back=can_fall_back)
+        action = self.policy.bad(step, weights_finite=not spoiled, can_fall_back=can_fall_back)
         if action is Action.FALL_BACK:
             plugin.fall_back()
             log.warning("fp16 overflowed %d steps: going on in %s.", self.policy.patience, plugin.precision)
             events.emit("precision_fallback", self._step, {"to": plugin.precision}, warning=True)
         elif action is Action.ROLL_BACK:
-            self._roll_back(trainer, module, "a weight is not finite" if not finite else "too many bad steps")
+            self._roll_back(trainer, module, spoiled or "too many bad steps")
         elif action is Action.STOP:
             raise self._given_up(f"after {self.policy.rollbacks} rollbacks its steps are still bad")
         if action is not Action.GO_ON:
@@ -124,17 +136,17 @@ class NanGuard(Callback):
             # What is still under way was computed before this action, and says nothing about it.
             self._reports.clear()
 
-    def _report(self, trainer: Trainer, module: Any, record: Record) -> None:
+    def _report(self, trainer: Trainer, module: Any, reading: Reading) -> None:
         self.skipped += 1
-        norm, limit, _, loss = record.values
-        reason = why(norm, limit)
+        norm, limit, _, loss = reading.values
+        reason = why(norm, limit, loss)
         facts = {"norm": norm, "limit": limit, "loss": loss, "skipped": self.skipped}
-        bundle = self._keep_evidence(trainer, module, record.step, {**facts, "reason": reason})
-        events.emit("nan_skip", record.step, {**facts, "bundle": bundle and bundle.as_posix()}, warning=True)
+        bundle = self._keep_evidence(trainer, module, reading.step, {**facts, "reason": reason})
+        events.emit("nan_skip", reading.step, {**facts, "bundle": bundle and bundle.as_posix()}, warning=True)
         if bundle:
             log.warning(
-                "Step %d was skipped: its gradient norm %s. The weights are as before. See why: python -m lm replay %s",
-                *(record.step, reason, bundle.as_posix()),
+                "Step %d was skipped: its %s. The weights are as before. See why: python -m lm replay %s",
+                *(reading.step, reason, bundle.as_posix()),
             )
 
     def _keep_evidence(self, trainer: Trainer, module: Any, step: int, facts: dict[str, Any]) -> Path | None:
@@ -145,9 +157,8 @@ class NanGuard(Callback):
         precision = trainer.precision_plugin.precision
         facts |= {"schema": 1, "step": step, "rank": trainer.global_rank, "world_size": trainer.world_size}
         facts |= {"precision": precision, "checkpoint": self._checkpoint_before(step), **facts_about(known, module)}
-        tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         try:
-            bundles.write(folder, facts, known.batches, known.rng, tokenizer, rank=trainer.global_rank)
+            bundles.write(folder, facts, known.batches, known.rng, module.format, rank=trainer.global_rank)
         except OSError as error:  # a full disk must not end the training that the guard is there to save
             log.error("The evidence of step %d could not be written (%s).", step, error)
             return None
@@ -166,9 +177,9 @@ class NanGuard(Callback):
         self._memory.clear()
         signals.requests.checkpoint = "rollback"
         log.warning(
-            "%s since step %d: weights and moments are those of step %d again. The data go on; micro-batches %d to %d "
+            "%s since step %d: weights and moments are those of step %d again. The data go on; windows %d to %d "
             "are skipped (skips.jsonl).",
-            *(reason.capitalize(), first_bad, done.to, done.first_batch, done.next_batch - 1),
+            *(reason.capitalize(), first_bad, done.to, done.first_window, done.next_window - 1),
         )
         events.emit("rollback", self._step, {"to": done.to, "first_bad": first_bad, "reason": reason}, warning=True)
 
@@ -190,3 +201,9 @@ class NanGuard(Callback):
         self.guard.load_state_dict(state["guard"])
         self._reports.load_state_dict(state["reports"])
         self.policy.load_state_dict(state["policy"])
+
+
+def is_last_step(trainer: Trainer) -> bool:
+    """Say whether training ends with the optimizer step that was just done."""
+    last_epoch = (trainer.max_epochs or -1) == trainer.current_epoch + 1 and trainer.is_last_batch
+    return bool(trainer.global_step >= trainer.max_steps > 0 or last_epoch or trainer.should_stop)

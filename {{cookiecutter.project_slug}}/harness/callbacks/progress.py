@@ -30,7 +30,7 @@ class Progress(ProgressBar):
         self._task = TaskID(0)
         self._enabled = True
         self._shown = self._started = 0.0
-        self._tokens = 0
+        self._units = 0
 
     def disable(self) -> None:
         self._enabled = False
@@ -40,7 +40,7 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = self._shown = time.monotonic()
-        self._tokens = 0
+        self._units = 0
         if not (self._enabled and self._console.is_terminal):
             return
         columns = (
@@ -60,7 +60,7 @@ class Progress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._tokens += batch["input_ids"].numel() * trainer.world_size
+        self._units += pl_module.format.size(batch) * trainer.world_size
         now = time.monotonic()
         every = self.refresh_seconds if self._bar else self.every_seconds
         if now - self._shown < every or not self._enabled:
@@ -93,7 +93,7 @@ class Progress(ProgressBar):
         if "skipped_steps" in metrics:
             shown.append(f"skipped {int(metrics['skipped_steps'])}")
         seconds = time.monotonic() - self._started
-        return [*shown, f"{self._tokens / max(seconds, 1e-9):,.0f} tokens/s"]
+        return [*shown, f"{self._units / max(seconds, 1e-9):,.0f} tokens/s"]
 
     def _stop(self) -> None:
         if self._bar:

@@ -21,14 +21,14 @@ LEDGER = "skips.jsonl"
 class Rollback:
     """At the end of `step`, weights and moments were taken from the checkpoint of `to`; `first_bad` began the trouble.
 
-    The micro-batches from `first_batch` to before `next_batch`, counted over the whole run, left no trace.
+    The windows from `first_window` to before `next_window`, counted over the whole run, left no trace.
     """
 
     step: int
     to: int
     first_bad: int
-    first_batch: int
-    next_batch: int
+    first_window: int
+    next_window: int
 
 
 def read_ledger(run: Path) -> list[Rollback]:

@@ -1,6 +1,7 @@
 """Where a run goes on from: its own newest checkpoint, else what `resume_from` names; and whether that can be right."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,11 @@ from harness.checkpoint import read
 from harness.config.identity import difference
 from harness.errors import UserError
 from harness.run import folder as run_folder
-from lm.data.datamodule import LmData
 
 log = logging.getLogger(__name__)
 
 
-def starting_point(cfg: DictConfig, data: LmData) -> read.Checkpoint | None:
+def starting_point(cfg: DictConfig, described: Mapping[str, Any]) -> read.Checkpoint | None:
     """Return the checkpoint to go on from, None for a start from nothing. Raises UserError when what is there is
     unfit."""
     folder = Path(cfg.run.dir)
@@ -23,7 +23,7 @@ def starting_point(cfg: DictConfig, data: LmData) -> read.Checkpoint | None:
     if checkpoint is None and cfg.resume_from is not None:
         checkpoint = elsewhere(cfg)
     if checkpoint is not None:
-        _refuse_other_data(checkpoint, data)
+        _refuse_other_data(checkpoint, described)
         log.info("Going on from %s", checkpoint.path.as_posix())
     return checkpoint
 
@@ -68,9 +68,9 @@ def newest_run(root: Path, besides: Path) -> Path:
     return max(with_checkpoints, key=lambda folder: started[folder])
 
 
-def _refuse_other_data(checkpoint: read.Checkpoint, data: LmData) -> None:
+def _refuse_other_data(checkpoint: read.Checkpoint, described: Mapping[str, Any]) -> None:
     """The cursor counts batches of one exact text: in another it would point anywhere."""
-    before, now = checkpoint.manifest["data"], data.described
+    before, now = checkpoint.manifest["data"], dict(described)
     if before["fingerprint"] == now["fingerprint"]:
         return
     old, new = _flat(before), _flat(now)

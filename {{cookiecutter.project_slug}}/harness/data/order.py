@@ -2,7 +2,7 @@
 
 window    a stretch of tokens as long as the model's context
 position  the index of a window in an epoch's order
-cursor    micro-batches trained since the beginning, over all epochs; the one number that says where a run is
+cursor    windows trained since the beginning, by all ranks, over all epochs; the one number that says where a run is
 
 Nothing is stored but the cursor, so resuming at step 1,000,000 costs what resuming at step 10 costs.
 """
@@ -55,14 +55,25 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 class TrainingOrder(Sampler[list[int]]):
-    """A batch sampler: one iteration is the rest of the epoch in which the cursor stands.
+    """A batch sampler over one endless stream of positions: epoch after epoch of shuffled windows, none left out.
 
-    All ranks walk one order: rank r of w takes rows r, r + w, … of each global batch. The last windows of an epoch that
-    do not fill a global batch are left out, others in each epoch. It has no `set_epoch`, so Lightning leaves it alone.
+    Position p is window `Shuffle(size, seed, p // size)(p % size)`, whoever trains it: rank r of w takes the positions
+    r, r + w, … of each global batch. So another number of ranks or another batch size goes on with the same windows in
+    the same order. What Lightning calls an epoch is as many whole accumulation windows as fit into `size`; one
+    iteration is the rest of that. It has no `set_epoch`, so Lightning leaves it alone.
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, cursor: Callable[[], int], rank: int = 0, world: int = 1
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        cursor: Callable[[], int],
+        *,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+        limit: int | None = None,
     ) -> None:
         self.size = size
         self.batch_size = batch_size
@@ -70,18 +81,36 @@ class TrainingOrder(Sampler[list[int]]):
         self.cursor = cursor
         self.rank = rank
         self.world = world
+        self.batches = batches_per_epoch(size, batch_size * world, accumulate, limit)
 
     def __len__(self) -> int:
-        """Micro-batches in a whole epoch, wherever the cursor stands."""
-        return self.size // (self.batch_size * self.world)
+        """Micro-batches of a rank in a whole epoch, wherever the cursor stands."""
+        return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, first = divmod(self.cursor(), len(self))
-        for batch in range(first, len(self)):
-            yield self.windows(epoch, batch)
+        start, global_batch = self.cursor(), self.batch_size * self.world
+        done = start // global_batch % self.batches
+        for batch in range(self.batches - done):
+            yield self.windows(start + batch * global_batch)
 
-    def windows(self, epoch: int, batch: int) -> list[int]:
-        """Return this rank's windows of one micro-batch."""
-        start = batch * self.batch_size * self.world + self.rank
-        positions = np.arange(start, start + self.batch_size * self.world, self.world)
-        return list(map(int, Shuffle(self.size, self.seed, epoch)(positions)))
+    def windows(self, start: int) -> list[int]:
+        """Return this rank's windows of the global batch that begins at position `start` of the stream."""
+        end = start + self.batch_size * self.world
+        positions = np.arange(start + self.rank, end, self.world)
+        epochs, places = positions // self.size, positions % self.size
+        windows = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            windows[here] = Shuffle(self.size, self.seed, int(epoch))(places[here])
+        return list(map(int, windows))
+
+
+def batches_per_epoch(size: int, global_batch: int, accumulate: int = 1, limit: float | None = None) -> int:
+    """Return how many global batches an epoch of `size` windows has: whole accumulation windows, at least one.
+
+    limit: Lightning's `limit_train_batches`, a number of batches or a fraction of them.
+    """
+    batches = max(1, size // (global_batch * accumulate)) * accumulate
+    if limit is None or (isinstance(limit, float) and limit >= 1):
+        return batches
+    return max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))

@@ -20,13 +20,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from harness.batch import Batch, BatchFormat
 from harness.errors import UserError
 
 FOLDER = "nan"
-Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def write(
     facts: Mapping[str, Any],
     batches: list[Batch],
     rng: Mapping[str, Tensor],
-    tokenizer: Tokenizer,
+    format: BatchFormat,
     *,
     rank: int = 0,
 ) -> None:
@@ -67,7 +66,7 @@ def write(
     }
     save_file(tensors, folder / f"batch-rank{rank}.safetensors")
     torch.save(dict(rng), folder / f"rng-rank{rank}.pt")
-    (folder / f"text-rank{rank}.txt").write_text("\n".join(_rows(batches, tokenizer)), encoding="utf-8")
+    (folder / f"text-rank{rank}.txt").write_text("\n".join(_rows(batches, format)), encoding="utf-8")
     config = folder.parent.parent / "config.yaml"
     if rank == 0 and config.is_file():
         (folder / "config.yaml").write_text(config.read_text(encoding="utf-8"), encoding="utf-8")
@@ -120,10 +119,10 @@ def strict(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _rows(batches: list[Batch], tokenizer: Tokenizer) -> Iterable[str]:
+def _rows(batches: list[Batch], format: BatchFormat) -> Iterable[str]:
     for index, batch in enumerate(batches):
-        for row, ids in enumerate(batch["input_ids"].tolist()):
-            yield f"--- micro-batch {index}, row {row}\n{tokenizer.decode(ids, skip_special_tokens=False)}"
+        for row, text in enumerate(format.show(batch)):
+            yield f"--- micro-batch {index}, row {row}\n{text}"
 
 
 def _name(rank: int) -> str:

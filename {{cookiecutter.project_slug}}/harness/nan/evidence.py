@@ -2,17 +2,18 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from harness.nan.bundle import Batch, weight_norms
+from harness.batch import Batch
+from harness.nan.bundle import weight_norms
 from harness.nan.finder import describe
-from lm.batch import composition
 
 
 @dataclass
@@ -67,16 +68,40 @@ def facts_about(step: Step, module: Any) -> dict[str, Any]:
     batches = []
     with torch.no_grad(), drawn_from(step.rng, device), module.trainer.precision_plugin.forward_context():
         for batch in step.batches:
-            batches.append({**composition(batch), "logits_now": describe(module(batch))})
-    return {"micro_batches": batches, "weights_now": weight_norms(module.model)}
+            batches.append({**module.format.describe(batch), "outputs_now": _outputs(module, batch)})
+    return {"micro_batches": batches, "weights_now": weight_norms(module)}
 
 
-def weights_finite(module: Any) -> bool:
-    """Look at every weight. One pass and one wait."""
-    flags = [torch.isfinite(parameter).all() for parameter in module.parameters()]
-    return bool(torch.stack(flags).all())
+def _outputs(module: Any, batch: Batch) -> dict[str, Any] | None:
+    """Describe what the model makes of a batch, where its `forward` takes one."""
+    try:
+        outputs = module(batch)
+    except (TypeError, KeyError, AttributeError):
+        return None
+    return describe(outputs) if isinstance(outputs, Tensor) else None
 
 
-def why(norm: float, limit: float) -> str:
-    """Return why a step was skipped, to go into a sentence."""
-    return f"{norm:.4g} is not finite" if not math.isfinite(norm) else f"{norm:.4g} is above the limit of {limit:.4g}"
+def first_non_finite(module: Any, optimizers: Iterable[Optimizer]) -> str:
+    """Return the name of a weight, or of an optimizer's moment, that is not finite; empty if all are. One pass, one
+    wait."""
+    named = dict(module.named_parameters())
+    names = {parameter: name for name, parameter in named.items()}
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items():
+            moments = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+            named |= {f"{key} of {names.get(parameter, 'a weight')}": value for key, value in moments.items()}
+    tensors = {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
+    if not tensors:
+        return ""
+    device = next(iter(tensors.values())).device
+    flags = torch.stack([torch.isfinite(tensor).all().to(device) for tensor in tensors.values()]).tolist()
+    return next((name for name, finite in zip(tensors, flags, strict=True) if not finite), "")
+
+
+def why(norm: float, limit: float, loss: float) -> str:
+    """Return why a step was skipped, to go into a sentence after "its"."""
+    if not math.isfinite(norm):
+        return f"gradient norm {norm:.4g} is not finite"
+    if not math.isfinite(loss):
+        return f"loss {loss:.4g} is not finite"
+    return f"gradient norm {norm:.4g} is above the limit of {limit:.4g}"

@@ -27,7 +27,7 @@ INPUT = "input"
 
 
 @dataclass(frozen=True)
-class Finding:
+class NonFinite:
     """The first bad value. `module` is a dotted name, or "loss", or "input" for what the model was given."""
 
     module: str
@@ -46,10 +46,10 @@ class FirstNonFinite:
     on_found is called once, inside the module's call, where a debugger can look at its inputs.
     """
 
-    def __init__(self, model: Module, on_found: Callable[[Finding], None] = lambda _: None) -> None:
+    def __init__(self, model: Module, on_found: Callable[[NonFinite], None] = lambda _: None) -> None:
         self.model = model
         self.on_found = on_found
-        self.found: Finding | None = None
+        self.found: NonFinite | None = None
         self._names = {module: name for name, module in model.named_modules()}
         self._inputs: dict[str, dict[str, Any]] = {}
         self._open: list[str] = []
@@ -73,7 +73,7 @@ class FirstNonFinite:
         self._handles.clear()
 
     def check_loss(self, loss: Tensor) -> None:
-        self._check(LOSS, "value", "the logits are finite", loss)
+        self._check(LOSS, "value", "the model's output is finite", loss)
 
     def _enters(
         self, name: str, _module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -115,7 +115,7 @@ class FirstNonFinite:
             if module not in (LOSS, INPUT):
                 weights = self.model.get_submodule(module).named_parameters(recurse=False)
                 statistics |= {weight: describe(parameter) for weight, parameter in weights}
-            self.found = Finding(module or "the model", value, note, statistics)
+            self.found = NonFinite(module or "the model", value, note, statistics)
             self.on_found(self.found)
 
 

@@ -3,8 +3,8 @@
     gate = StepGate(optimizer)
     with gate:                                      # around optimizer.step(closure)
         ...                                         # the closure: forward, backward, and then
-        verdict = guard.decide(total_norm(...))
-        gate.set(verdict)
+        decision = guard.decide(total_norm(...))
+        gate.set(decision)
 
 A fused optimizer takes both decisions through `grad_scale` and `found_inf`, the two attributes that torch's own loss
 scaler uses: weights, moments and step counters of a skipped step stay as they were, at no cost. Any other optimizer
@@ -36,7 +36,7 @@ def total_norm(parameters: Iterable[Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StepDecision:
     """What one optimizer step does, as scalars on the device."""
 
     norm: Tensor  # of the true gradient, before clipping
@@ -48,30 +48,33 @@ class Verdict:
 class Guard:
     """Judge each step by the norm of its gradient.
 
-    max_grad_norm: longer gradients are shortened to this.
-    skip_above: a step whose norm before clipping is larger, or not finite, is skipped. A number, or "adaptive":
+    max_grad_norm: longer gradients are shortened to this; None or 0 for no clipping.
+    skip_above: a step whose norm before clipping is larger, or not finite, is skipped, and so is one whose loss is not
+        finite. A number; None or 0 for no limit but finiteness; or "adaptive":
         `sigmas` standard deviations of the log-norm above its running mean, over finite steps that were not skipped.
     """
 
     def __init__(
-        self, max_grad_norm: float = math.inf, skip_above: float | str = math.inf, sigmas: float = 6.0
+        self, max_grad_norm: float | None = None, skip_above: float | str | None = None, sigmas: float = 6.0
     ) -> None:
-        self.max_grad_norm = max_grad_norm
+        self.max_grad_norm = max_grad_norm or math.inf
         self.adaptive = skip_above == "adaptive"
-        self.fixed_limit = LARGEST if self.adaptive else min(float(skip_above), LARGEST)
+        self.fixed_limit = LARGEST if self.adaptive else min(float(skip_above or math.inf), LARGEST)
         self.sigmas = sigmas
         self.statistics = torch.zeros(3)  # steps counted, mean and variance of log-norm
 
     @torch.no_grad()
-    def decide(self, norm: Tensor, factor: Tensor | float = 1.0) -> Verdict:
+    def decide(self, norm: Tensor, factor: Tensor | float = 1.0, loss: Tensor | None = None) -> StepDecision:
         """Judge one step. The true gradient is `factor` times the stored one, whose norm is given."""
         true_norm = norm * factor
         limit = self._limit(true_norm.device)
         skip = ~(true_norm <= limit)  # this way round, nan is skipped too
+        if loss is not None:  # a loss can be NaN while its gradient is finite: torch.where, a constant, a clamp
+            skip = skip | ~loss.isfinite().to(skip.device)
         if self.adaptive:
             self._learn(true_norm, ~skip & (true_norm > 0))
         grad_scale = (true_norm / self.max_grad_norm).clamp(min=1.0) / factor
-        return Verdict(true_norm, limit, skip, grad_scale)
+        return StepDecision(true_norm, limit, skip, grad_scale)
 
     def _limit(self, device: torch.device) -> Tensor:
         self.statistics = self.statistics.to(device, non_blocking=True)
@@ -100,7 +103,7 @@ class StepGate:
     """Let one optimizer step pass, scaled, or hold it back. Use one gate for the life of an optimizer.
 
     An optimizer without a fused kernel is copied (parameters and state) before each step, and one that keeps
-    counters on the host makes it wait for the verdict. Fused AdamW, the default, pays neither.
+    counters on the host makes it wait for the decision. Fused AdamW, the default, pays neither.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -120,17 +123,17 @@ class StepGate:
         return self
 
     @torch.no_grad()
-    def set(self, verdict: Verdict) -> None:
+    def set(self, decision: StepDecision) -> None:
         """Call between backward and the optimizer's own step."""
-        self._skip = verdict.skip
+        self._skip = decision.skip
         if self.fused:
             # Dividing by one would write every gradient anew. Only a CPU can be asked without waiting for it.
-            if verdict.grad_scale.device.type != "cpu" or verdict.grad_scale != 1:
-                self.optimizer.grad_scale = verdict.grad_scale  # type: ignore[attr-defined]
-            self.optimizer.found_inf = verdict.skip.float()  # type: ignore[attr-defined]
+            if decision.grad_scale.device.type != "cpu" or decision.grad_scale != 1:
+                self.optimizer.grad_scale = decision.grad_scale  # type: ignore[attr-defined]
+            self.optimizer.found_inf = decision.skip.float()  # type: ignore[attr-defined]
         else:
             gradients = [p.grad for p in self._parameters() if p.grad is not None]
-            torch._foreach_div_(gradients, verdict.grad_scale)
+            torch._foreach_div_(gradients, decision.grad_scale)
 
     def __exit__(
         self, error: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None

@@ -28,11 +28,11 @@ def roll_back(trainer: Trainer, module: Any, *, first_bad: int, good_after: int)
     checkpoint = chosen or next(c for c in read.checkpoints(run / "checkpoints") if c.step == step)
     state = read.load_trainer(checkpoint)
     data = trainer.datamodule  # type: ignore[attr-defined]
-    done = Rollback(now, checkpoint.step, first_bad, state[type(data).__qualname__]["consumed"], data.consumed)
+    done = Rollback(now, checkpoint.step, first_bad, state[type(data).__qualname__]["windows"], data.consumed)
     if trainer.is_global_zero:
         write_down(run, done)
-    module.model.load_state_dict(
-        fitted(read.load_weights(checkpoint), module.model.state_dict(), source=checkpoint.path)
+    module.network.load_state_dict(
+        fitted(read.load_weights(checkpoint), module.network.state_dict(), source=checkpoint.path)
     )
     _load_moments(trainer.optimizers[0], state["optimizer_states"][0])
     return done

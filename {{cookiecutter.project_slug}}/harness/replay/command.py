@@ -22,10 +22,11 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def replay(path: str) -> None:
+def replay(path: str, train: str) -> None:
+    """Replay the step of a bundle; `train` is the `module:function` that trains a config."""
     bundle = _bundle(Path(path))
     environment.apply(run_folder.config(bundle).env)  # before torch is imported
-    load("harness.replay.rerun:rerun")(bundle)
+    load("harness.replay.rerun:rerun")(bundle, load(train))
 
 
 def _bundle(path: Path) -> Path:

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -15,19 +15,18 @@ from harness.checkpoint.ledger import read_ledger, usable
 from harness.checkpoint.read import Checkpoint
 from harness.errors import UserError
 from harness.nan import bundle as bundles
-from harness.replay.verdict import Verdict, show
+from harness.replay.diagnosis import Diagnosis, show
 from harness.replay.watch import Reached
 from harness.run import folder as run_folder
 from harness.telemetry.logs import rank
-from lm import fit
 
 # Of our own callbacks those that training depends on. The user's own all stay: they may be part of what happened.
 NEEDED = ("checkpoint", "nan_guard", "progress")
 SCRATCH = "HARNESS_REPLAY_SCRATCH"  # an environment variable
 
 
-def rerun(bundle: Path) -> Verdict:
-    """Replay, print what was found, and write it to `verdict.json` in the bundle."""
+def rerun(bundle: Path, train: Callable[[DictConfig], Any]) -> Diagnosis:
+    """Replay, print what was found, and write it to `diagnosis.json` in the bundle."""
     facts = bundles.read_facts(bundle)
     folder = bundle.parent.parent
     cfg = run_folder.config(bundle)
@@ -42,16 +41,16 @@ def rerun(bundle: Path) -> Verdict:
         print(f"Step {facts['step']} of {folder.as_posix()}, from {after}.", flush=True)
     with quiet(), scratch_folder() as scratch:
         try:
-            fit.train(again(cfg, bundle, scratch, checkpoint))
+            train(again(cfg, bundle, scratch, checkpoint))
         except Reached as reached:
-            verdict = reached.verdict
+            diagnosis = reached.diagnosis
         else:
             raise UserError(f"The run ended before step {facts['step']}.", cure="Is its config.yaml the one it had?")
     if rank() == 0:
-        text = json.dumps(bundles.strict(verdict.plain()), indent=1, ensure_ascii=False)
-        (bundle / "verdict.json").write_text(text + "\n", encoding="utf-8")
-        show(verdict, bundle)
-    return verdict
+        text = json.dumps(bundles.strict(diagnosis.plain()), indent=1, ensure_ascii=False)
+        (bundle / "diagnosis.json").write_text(text + "\n", encoding="utf-8")
+        show(diagnosis, bundle)
+    return diagnosis
 
 
 @contextmanager
@@ -77,13 +76,12 @@ def scratch_folder() -> Iterator[Path]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Leave out what a run says about itself, but no warning."""
-    logger = logging.getLogger("lm")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    level = logging.root.manager.disable
+    logging.disable(logging.INFO)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logging.disable(level)
 
 
 def starting_point(folder: Path, facts: dict[str, Any]) -> Checkpoint | None:
@@ -127,4 +125,6 @@ def again(cfg: DictConfig, bundle: Path, scratch: Path, checkpoint: Checkpoint |
 
 
 def _needed(name: str, entry: Any) -> bool:
-    return entry is not None and (name in NEEDED or not str(entry.get("_target_")).startswith("harness.callbacks."))
+    """Say whether a callback is part of what happens: those of our own that only watch or write are not."""
+    ours = str((entry or {}).get("_target_")).startswith(("harness.callbacks.", "lm.inference."))
+    return entry is not None and (name in NEEDED or not ours)

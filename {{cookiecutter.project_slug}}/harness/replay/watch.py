@@ -1,5 +1,6 @@
 """Looks into the step of a bundle when the replay gets there, and ends it."""
 
+import math
 import sys
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -9,15 +10,16 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
+from harness.batch import Batch
 from harness.distributed import all_gather
+from harness.module import GuardedModule
 from harness.nan import bundle as bundles
-from harness.nan.bundle import Batch
 from harness.nan.evidence import drawn_from, generators
-from harness.nan.finder import Finding, FirstNonFinite
+from harness.nan.finder import FirstNonFinite, NonFinite
 from harness.nan.guard import total_norm
-from harness.replay.verdict import Trial, Verdict, judge, most_telling
+from harness.replay.diagnosis import Diagnosis, Trial, diagnose, most_telling
+from harness.step.loss_window import LossWindow
 from harness.telemetry.logs import rank
-from lm.module import LmModule
 
 FORMATS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 # What fp16 training scales its loss with at first. Without it small gradients would vanish and large ones not overflow.
@@ -27,9 +29,9 @@ FP16_SCALE = 2.0**16
 class Reached(Exception):
     """The replay is over; carries what was found."""
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, diagnosis: Diagnosis) -> None:
         super().__init__()
-        self.verdict = verdict
+        self.diagnosis = diagnosis
 
 
 class Watch(Callback):
@@ -40,45 +42,42 @@ class Watch(Callback):
         self._batches: list[Batch] = []
         self._watching = ExitStack()
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LmModule, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
+    def on_train_batch_start(self, trainer: Trainer, pl_module: GuardedModule, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
         if trainer.global_step + 1 != self.incident.step:
             return
         if not self._batches:
             self._begin(pl_module)
         self._batches.append(batch)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LmModule, *_: Any) -> None:  # type: ignore[override]
+    def on_train_batch_end(self, trainer: Trainer, pl_module: GuardedModule, *_: Any) -> None:  # type: ignore[override]
         if trainer.global_step == self.incident.step:
             self._watching.close()
             raise Reached(most_telling(all_gather(self._examine(trainer, pl_module), trainer)))
 
-    def _begin(self, module: LmModule) -> None:
+    def _begin(self, module: GuardedModule) -> None:
         self._rng = generators(module.device)
         plugin: Any = module.trainer.precision_plugin
         scale = getattr(plugin, "loss_scale", None)
         self._scale = scale.scale.item() if scale else FP16_SCALE
-        self._finder = self._watching.enter_context(FirstNonFinite(module.model, on_found=stop_in_debugger))
+        self._finder = self._watching.enter_context(FirstNonFinite(module.network, on_found=stop_in_debugger))
         self._watching.enter_context(eager())
-        self._loss = module.training_loss
 
-        def watched(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-            sums = self._loss(batch)
-            self._finder.check_loss(sums[0])
-            return sums
+    def on_before_backward(self, trainer: Trainer, pl_module: GuardedModule, loss: Tensor) -> None:  # type: ignore[override]
+        if self._batches:
+            self._finder.check_loss(loss)
 
-        module.training_loss = watched
-
-    def _examine(self, trainer: Trainer, module: LmModule) -> Verdict:
+    def _examine(self, trainer: Trainer, module: GuardedModule) -> Diagnosis:
         # The step was skipped, so these are the weights that it began with.
-        assert module.verdict is not None
-        norm, limit = module.verdict.norm.item(), module.verdict.limit.item()
-        bad_weights = [name for name, weight in module.model.named_parameters() if not bool(weight.isfinite().all())]
+        assert module.decision is not None
+        decision = module.decision
+        norm, limit = decision.norm.item(), decision.limit.item()
+        bad_weights = [name for name, weight in module.network.named_parameters() if not bool(weight.isfinite().all())]
         module.float()  # of a run in bf16-true, say; this process trains no further
-        healthy = trainer.strategy.batch_to_device(next(iter(trainer.datamodule.val_dataloader())))  # type: ignore[attr-defined]
-        return judge(
+        healthy = trainer.strategy.batch_to_device(self._healthy_batch(trainer))
+        return diagnose(
             precision=trainer.precision_plugin.precision,
             norm=norm,
-            limit=limit,
+            skipped=bool(decision.skip),
             found=self._finder.found,
             bad_weights=bad_weights,
             trials=[self._try(module, name, self._batches, limit) for name in FORMATS],
@@ -87,22 +86,28 @@ class Watch(Callback):
             rank=trainer.global_rank,
         )
 
-    def _try(self, module: LmModule, precision: str, batches: list[Batch], limit: float) -> Trial:
+    def _try(self, module: GuardedModule, precision: str, batches: list[Batch], limit: float) -> Trial:
         """Compute loss and gradient of a step in some precision."""
         module.zero_grad()
+        module.window = LossWindow(module.window.labels_per_batch)
         scale = self._scale if precision == "16-mixed" else 1.0
-        sums: list[tuple[float, float]] = []
-        with eager(), drawn_from(self._rng, module.device), FirstNonFinite(module.model) as finder:
-            for batch in batches:
+        with eager(), drawn_from(self._rng, module.device), FirstNonFinite(module.network) as finder:
+            for index, batch in enumerate(batches):
                 enabled = precision != "32-true"
                 with torch.autocast(module.device.type, FORMATS[precision], enabled=enabled, cache_enabled=False):
-                    total, labels, _ = self._loss(batch)
-                finder.check_loss(total)
-                (total * (scale / module.nominal_labels)).backward()
-                sums.append((total.item(), labels.item()))
-        count = max(sum(labels for _, labels in sums), 1)
-        norm = total_norm(module.parameters()).item() * module.nominal_labels / count / scale
-        return Trial(precision, sum(total for total, _ in sums) / count, norm, norm <= limit, finder.found)
+                    loss = module.training_step(batch, index)
+                finder.check_loss(loss)
+                loss.backward(torch.full_like(loss, scale))
+        module.splitter.close()
+        mean = module.window.close(1, all_ranks=False)
+        norm = (total_norm(module.parameters()) * mean.factor / scale).item()
+        fine = norm <= limit and math.isfinite(mean.loss.item())
+        return Trial(precision, mean.loss.item(), norm, fine, finder.found)
+
+    def _healthy_batch(self, trainer: Trainer) -> Batch:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        loaders = (data.val_dataloader(), data.train_dataloader())
+        return next(batch for loader in loaders if loader is not None for batch in loader)
 
     def _same_batches(self) -> bool:
         pairs = zip(self._batches, self.incident.batches, strict=False)
@@ -117,7 +122,7 @@ def eager() -> AbstractContextManager[Any]:
     return stance
 
 
-def stop_in_debugger(finding: Finding) -> None:
+def stop_in_debugger(found: NonFinite) -> None:
     """Stop when a debugger is attached: two frames up is the module's call with its inputs.
 
     A bare breakpoint() would open a console, and hang a job that has none.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Record(NamedTuple):
+class Reading(NamedTuple):
     step: int
     values: list[float]
 
@@ -34,16 +34,16 @@ class DelayedReadback:
             arrived = stream.record_event()
         self._pending.append((step, values, arrived))
 
-    def ready(self, step: int) -> Iterator[Record]:
+    def ready(self, step: int) -> Iterator[Reading]:
         """Yield what was pushed `lag` or more steps before `step`, oldest first."""
         while self._pending and self._pending[0][0] <= step - self.lag:
             yield self._pop()
 
-    def _pop(self) -> Record:
+    def _pop(self) -> Reading:
         step, values, arrived = self._pending.popleft()
         if arrived is not None:
             arrived.synchronize()
-        return Record(step, values.tolist())
+        return Reading(step, values.tolist())
 
     def clear(self) -> None:
         self._pending.clear()

@@ -27,29 +27,29 @@ class Mean(NamedTuple):
 class LossWindow:
     """Sums of loss and labels since the last optimizer step."""
 
-    def __init__(self, nominal_labels: int) -> None:
+    def __init__(self, labels_per_batch: float) -> None:
         # Any constant is right. With the number of labels of a full micro-batch the loss that is backpropagated is the
         # usual mean, so fp16 needs no other scale than elsewhere, and the factor of a full step is exactly 1.
-        self.nominal_labels = nominal_labels
+        self.labels_per_batch = labels_per_batch
         self._sums: Tensor | None = None
 
     def add(self, total: Tensor, labels: Tensor) -> Tensor:
         """Count one micro-batch in: its summed loss and its number of labels. Returns what it backpropagates."""
         sums = torch.stack([total.detach(), labels])
         self._sums = sums if self._sums is None else self._sums + sums
-        return total / self.nominal_labels
+        return total / self.labels_per_batch
 
-    def close(self, micro_batches: int) -> Mean:
-        """Return the mean of the window and begin the next one.
+    def close(self, micro_batches: int, *, all_ranks: bool = True) -> Mean:
+        """Return the mean of the window, of all ranks or of this one alone, and begin the next one.
 
         micro_batches: what the loop divided each loss by; not how many came, for an epoch's last window may be short.
         """
         if self._sums is None:
             raise RuntimeError("An optimizer step without a micro-batch.")
         sums, self._sums, devices = self._sums, None, 1
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if all_ranks and torch.distributed.is_available() and torch.distributed.is_initialized():
             devices = torch.distributed.get_world_size()
             torch.distributed.all_reduce(sums)
         total, labels = sums
         denominator = labels.clamp(min=1)
-        return Mean(total / denominator, labels, self.nominal_labels * micro_batches * devices / denominator)
+        return Mean(total / denominator, labels, self.labels_per_batch * micro_batches * devices / denominator)

@@ -1,25 +1,25 @@
-"""Out of memory is no end: the rows of a micro-batch go through in twice as many pieces, and the same step again.
+"""Out of memory is not the end: the rows of a micro-batch go through in twice as many pieces, and the same step again.
 
-    batch (B, T)  ->  pieces of B / n rows, one after the other  ->  gradients that add up to those of the whole
+    batch  ->  pieces of rows / n, one after the other  ->  gradients that add up to those of the whole
 
-Each piece backpropagates a sum (see loss.py), so neither the mean nor the gradient knows how it was cut; batch size,
-data order and schedule stay. After MosaicML Composer's automatic micro-batching.
+Each piece backpropagates a sum (see loss_window.py), so neither the mean nor the gradient knows how it was cut; batch
+size, data order and schedule stay. While memory suffices none of this runs: the loss and its graph are those that the
+experiment computed. After MosaicML Composer's automatic micro-batching.
 """
 
 import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
+from harness.batch import Batch, BatchFormat
 from harness.errors import UserError
 from harness.telemetry import events
 
 log = logging.getLogger(__name__)
-
-Batch = dict[str, Tensor]
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -32,80 +32,67 @@ def out_of_memory(error: BaseException) -> bool:
 class MicrobatchSplitter:
     """Forward and backward of a window of micro-batches, cut as small as memory asks for.
 
-    loss(rows)  the scalar to backpropagate for some rows, of which every call is counted
-    forget()    forgets what the window has counted and its gradients
+    forget()    forgets what the window has counted, and its gradients
     context()   what Lightning runs a training step in: autocast
     """
 
-    def __init__(
-        self,
-        loss: Callable[[Batch], Tensor],
-        forget: Callable[[], None],
-        context: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        self.number = 1  # pieces that each micro-batch is cut into
-        self._of, self._forget, self._context = loss, forget, context
+    def __init__(self, forget: Callable[[], None], context: Callable[[], AbstractContextManager[None]]) -> None:
+        self.pieces = 1  # that each micro-batch is cut into
+        self.format = BatchFormat()
+        self._forget, self._context = forget, context
         self._window: list[Batch] = []  # the micro-batches since the last optimizer step
-        self._loss: Tensor | None = None
-        self._stand_in = torch.empty(0)
 
-    def forward(self, batch: Batch, step: int) -> Tensor:
-        """Return the first piece's loss, cut off from what it was computed of. The rest follows in `backward`.
-
-        Lightning holds on to what it is given; with the graph it would hold on to the memory that an overflow has to
-        free.
-        """
+    def forward(self, step: Callable[[Batch], Tensor], batch: Batch, number: int) -> Tensor:
+        """Return the loss of a micro-batch; where it has to be cut, that of its first piece. `step(rows)` computes it,
+        `number` is that of the optimizer step. The other pieces follow in `backward`."""
+        self._step = step
         self._window.append(batch)
         while True:
             try:
-                self._loss = self._of(next(cut(batch, self.number)))
+                return step(batch if self.pieces == 1 else next(self.format.cut(batch, self.pieces)))
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-            else:
-                self._stand_in = self._loss.detach().requires_grad_()
-                return self._stand_in
             # Not inside `except`: the traceback keeps alive what fills the memory.
-            self._halve(step)
+            self._halve(number)
 
-    def backward(self, loss: Tensor, step: int) -> None:
-        """Backpropagate every piece of the micro-batch. `loss` is what became of `forward`'s, divided and scaled."""
-        loss.backward()
-        factor = self._stand_in.grad
-        assert factor is not None and self._loss is not None
-        window, done = self._window[-1:], 1  # one piece is forward already
+    def backward(self, loss: Tensor, factor: Tensor, scale: Tensor | None, number: int) -> None:
+        """Backpropagate a micro-batch. `loss` is what became of `forward`'s; `scale` multiplies its gradient, and
+        `factor` is the gradient of `forward`'s own loss, for the pieces that come later."""
+        window, done = self._window[-1:], 1  # one piece has been forward
         while True:
             try:
                 if done:
-                    self._first(factor)
-                for batch in window:
-                    for rows in list(cut(batch, self.number))[done:]:
-                        self._both(rows, factor)
+                    loss.backward(scale)
+                if self.pieces > 1:
+                    self._rest(window, done, factor)
                 return
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-            self._halve(step)
+            # In place: Lightning holds this very tensor, and with its graph it would hold the memory.
+            loss.detach_()
+            self._halve(number)
             self._forget()  # a backward pass that broke off has left some gradients behind
             window, done = self._window, 0
 
-    # Functions of their own, so that nothing here holds on to a graph whose backward pass broke off.
-    def _first(self, factor: Tensor) -> None:
-        loss, self._loss = self._loss, None
-        assert loss is not None
-        loss.backward(factor)
+    def _rest(self, window: list[Batch], done: int, factor: Tensor) -> None:
+        for batch in window:
+            for rows in list(self.format.cut(batch, self.pieces))[done:]:
+                self._both(rows, factor)
 
+    # A function of its own, so that nothing here holds on to a graph whose backward pass broke off.
     def _both(self, rows: Batch, factor: Tensor) -> None:
         with self._context():
-            loss = self._of(rows)
+            loss = self._step(rows)
         loss.backward(factor)
 
     def close(self) -> None:
         """End the window: its gradients are complete."""
         self._window.clear()
 
-    def _halve(self, step: int) -> None:
-        rows = len(self._window[-1]["input_ids"])
+    def _halve(self, number: int) -> None:
+        rows = self.format.rows(self._window[-1])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # The other ranks wait in an all-reduce that this one cannot join a second time.
             raise UserError(
@@ -113,29 +100,26 @@ class MicrobatchSplitter:
                 "cannot agree on that in the middle of a step.",
                 cure="The same command with half the data.batch_size and twice the trainer.accumulate_grad_batches.",
             )
-        if self.number >= rows:
+        if self.pieces >= rows:
             raise UserError(
-                f"Out of memory at step {step + 1} with a single row in the model.",
-                cure="Try model.gradient_checkpointing=true, a shorter model.config.max_position_embeddings, or a "
-                "smaller model.",
+                f"Out of memory at step {number} with a single row in the model.",
+                cure="Try a smaller model, shorter rows, or model.gradient_checkpointing=true.",
             )
-        self.number *= 2
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self.pieces *= 2
+        free_memory()
         log.warning(
             "Out of memory at step %d. Each batch of %d rows now goes through in %d pieces: slower, with the same "
             "result. data.batch_size=%d trainer.accumulate_grad_batches=… does so from the start.",
-            step + 1,
+            number,
             rows,
-            self.number,
-            max(1, rows // self.number),
+            self.pieces,
+            max(1, rows // self.pieces),
         )
-        events.emit("oom", step + 1, {"rows": rows, "pieces": self.number})
+        events.emit("oom", number, {"rows": rows, "pieces": self.pieces}, warning=True)
 
 
-def cut(batch: Batch, number: int) -> Iterator[Batch]:
-    """Yield the rows of a batch in at most `number` pieces, in order."""
-    pieces = {name: tensor.chunk(number) for name, tensor in batch.items()}
-    for index in range(len(next(iter(pieces.values())))):
-        yield {name: chunks[index] for name, chunks in pieces.items()}
+def free_memory() -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,72 +1,18 @@
 """What there is to know about a training step, computed on the device as one short tensor, and explained on the host.
 
 Each pair does half of it: a function that queues the computation and waits for nothing, and one that turns the numbers,
-once they are on the host, into the `data` of an event. B rows, T positions, V vocabulary, P parameter tensors.
+once they are on the host, into the `data` of an event. P parameter tensors.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lm.data.windows import NO_LABEL
-
-Decode = Callable[[list[int]], str]
 # Of a larger parameter, this many elements spread over it stand for it: a copy of the weights would cost their memory.
 MOST_SAMPLED = 65_536
-
-
-def predictions(logits: Tensor, labels: Tensor, show: int) -> Tensor:
-    """Return [correct, valid, `show` predicted ids, `show` expected ids] of logits (B, T, V) and labels (B, T).
-
-    The ids shown begin with the first row's first label; ids below 2**24 are exact in float32.
-    """
-    targets = labels[:, 1:]  # (B, T-1): position t predicts t+1
-    predicted = logits[:, :-1].argmax(dim=-1)  # (B, T-1)
-    valid = targets != NO_LABEL
-    correct = (predicted == targets) & valid
-    show = min(show, targets.shape[1])
-    first = valid[0].int().argmax().clamp(max=targets.shape[1] - show)
-    shown = first + torch.arange(show, device=labels.device)
-    counts = torch.stack((correct.sum(), valid.sum()))
-    return torch.cat((counts, predicted[0, shown], targets[0, shown])).float()
-
-
-def explain_predictions(numbers: list[float], decode: Decode) -> dict[str, Any]:
-    correct, valid, *ids = numbers
-    half = len(ids) // 2
-    pairs = [(int(p), int(t)) for p, t in zip(ids[:half], ids[half:], strict=True) if t != NO_LABEL]
-    predicted, expected = [p for p, _ in pairs], [t for _, t in pairs]
-    return {
-        "accuracy": correct / max(valid, 1),
-        "predicted": {"ids": predicted, "text": decode(predicted)},
-        "expected": {"ids": expected, "text": decode(expected)},
-    }
-
-
-def label_range(input_ids: Tensor, labels: Tensor) -> Tensor:
-    """Return [smallest label, largest label, smallest input, largest input, valid labels] of a batch."""
-    valid = labels != NO_LABEL
-    low = torch.where(valid, labels, labels.new_full((), 2**24)).min()
-    high = torch.where(valid, labels, labels.new_full((), -1)).max()
-    return torch.stack((low, high, input_ids.min(), input_ids.max(), valid.sum())).float()
-
-
-def explain_label_range(numbers: list[float], vocabulary: int, total: int) -> dict[str, Any]:
-    low, high, input_low, input_high, valid = map(int, numbers)
-    in_range = input_low >= 0 and input_high < vocabulary and (valid == 0 or (low >= 0 and high < vocabulary))
-    return {
-        "vocabulary": vocabulary,
-        "label_min": low if valid else None,
-        "label_max": high if valid else None,
-        "input_min": input_low,
-        "input_max": input_high,
-        "valid_tokens": valid,
-        "ignored_tokens": total - valid,
-        "ok": in_range and valid > 0,
-    }
 
 
 def gradient_norms(parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -1,124 +1,99 @@
-"""The data of a run as Lightning asks for them, and the cursor that says where the run is in them."""
+"""The data of a language model: documents prepared once into token files, seen as windows of the model's context."""
 
-import functools
-import logging
-from typing import Any
+from collections.abc import Sized
+from pathlib import Path
+from typing import Any, cast
 
-from lightning.pytorch import LightningDataModule
-from torch import Generator, Tensor
-from torch.utils.data import DataLoader
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
 
-from harness.data.order import TrainingOrder
-from lm.batch import Inspector
-from lm.data.prepare import Prepared
-from lm.data.windows import Rows, Windows, collate
+from harness.batch import Batch
+from harness.data.exact import ExactData
+from harness.errors import UserError
+from lm.batch import NO_LABEL
+from lm.data.prepare import Prepared, Recipe, prepare
+from lm.data.sources import Source
+from lm.data.tokenizer import END_OF_TEXT
+from lm.data.windows import Rows, Windows
 
-log = logging.getLogger(__name__)
 
+class LmData(ExactData):
+    """Batches as lm/batch.py describes them, (B, T), from a source of documents.
 
-class LmData(LightningDataModule):
-    """Batches {"input_ids", "labels"} of shape (B, T) int64 from a prepared folder.
-
-    The training order is a pure function of (seed, epoch, position), so this module's whole state is `consumed`.
+    packing: documents follow one another in a window; else a row for each, cut or padded. limit, val_fraction: see
+    prepare.py. prepared: the folder of prepared folders.
     """
+
+    prepared: Prepared
+    tokenizer: Tokenizer
 
     def __init__(
         self,
-        prepared: Prepared,
+        source: Source,
         *,
-        context: int,
         batch_size: int,
-        seed: int,
         num_workers: int = 0,
         packing: bool = True,
+        limit: float | None = None,
+        val_fraction: float = 0.05,
+        prepared: str = "prepared",
     ) -> None:
-        super().__init__()
-        self.prepared = prepared
-        self.tokenizer = prepared.tokenizer
-        self.batch_size = batch_size
+        super().__init__(batch_size=batch_size, num_workers=num_workers)
+        self.source = source
+        self.packing = packing
+        self.limit = limit
+        self.val_fraction = val_fraction
+        self.folder = Path(prepared)
+
+    def connect(self, *, vocab_size: int, context: int, seed: int, **_: Any) -> None:
+        """Prepare the data, or find them prepared, and refuse what is too little for one batch."""
         self.seed = seed
-        self.num_workers = num_workers
-        self.train_windows = windows(prepared, "train", context, packing=packing)
-        self.val_windows = windows(prepared, "val", context, packing=packing)
-        self._restored = 0
-        self._inspector: Inspector | None = None
+        recipe = Recipe(vocab_size, self.val_fraction, seed, self.limit)
+        self.open(prepare(self.source, recipe, self.folder), context)
+        if len(cast(Sized, self.train_set)) < self.batch_size:
+            raise UserError(
+                f"The training text has {self.prepared.meta['train']['tokens']:,} tokens, "
+                f"fewer than one batch of {self.batch_size} x {context}.",
+                cure="Use more text, or lower data.batch_size.",
+            )
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.trainer is not None:
-            model: Any = self.trainer.lightning_module.model
-            self._inspector = Inspector(model.config.vocab_size)
-
-    def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        # In this process and not in collate: one message for all workers, and an error without a worker's traceback.
-        if self._inspector and self.trainer is not None and self.trainer.training:
-            self._inspector.look(batch, self.trainer.global_step)
-        return batch
-
-    def teardown(self, stage: str) -> None:
-        if self._inspector and self._inspector.rows_without_label:
-            log.warning("%d rows without a label were trained on.", self._inspector.rows_without_label)
-        self._inspector = None
+    def open(self, prepared: Prepared, context: int) -> None:
+        """See a prepared folder as windows of `context` tokens."""
+        self.prepared, self.tokenizer, self.context = prepared, prepared.tokenizer, context
+        self.train_set = windows(prepared, "train", context, packing=self.packing)
+        self.val_set = windows(prepared, "val", context, packing=self.packing)
 
     @property
-    def consumed(self) -> int:
-        """Micro-batches trained so far by each rank, over all epochs and attempts: the cursor."""
-        if self.trainer is None:
-            return self._restored
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
-        return max(self._restored, int(progress.total.processed))
+    def special_ids(self) -> dict[str, int | None]:
+        """The ids that a model's config wants to know, as this tokenizer has them."""
+        end = self.tokenizer.token_to_id(END_OF_TEXT)
+        return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
 
     @property
     def described(self) -> dict[str, Any]:
-        """What a checkpoint's cursor counts in: the prepared folder and its numbers."""
+        """The prepared folder and its numbers."""
         return {"fingerprint": self.prepared.folder.name, **self.prepared.meta}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"consumed": self.consumed}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._restored = int(state["consumed"])
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        order = TrainingOrder(
-            self._trained_windows(world), self.batch_size, self.seed, lambda: self.consumed, rank, world
-        )
-        return self._loader(self.train_windows, batch_sampler=order)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        mine = range(rank, len(self.val_windows), world)
-        batches = [list(mine[start : start + self.batch_size]) for start in range(0, len(mine), self.batch_size)]
-        return self._loader(self.val_windows, batch_sampler=batches)
-
-    def _trained_windows(self, world: int) -> int:
-        """Return how many windows an epoch draws from: all, or the first few of `trainer.overfit_batches`.
-
-        Lightning would cut each epoch's order off after so many batches, and each epoch's order has others in front.
-        """
-        size, overfit = len(self.train_windows), getattr(self.trainer, "overfit_batches", 0)
-        batch = self.batch_size * world
-        return min(size, max(batch, int(overfit * (batch if isinstance(overfit, int) else size)))) if overfit else size
-
-    def _loader(self, windows: Windows | Rows, batch_sampler: Any) -> DataLoader[Any]:
-        return DataLoader(
-            windows,
-            batch_sampler=batch_sampler,
-            collate_fn=functools.partial(collate, batch_size=self.batch_size),
-            num_workers=self.num_workers,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
-            persistent_workers=self.num_workers > 0,
-            # Of its own, so that an iterator takes no number from the global stream that dropout draws from.
-            generator=Generator().manual_seed(self.seed),
-        )
+    def collate(self, rows: list[dict[str, Tensor]]) -> Batch:
+        return collate(rows, self.batch_size)
 
 
-def windows(prepared: Prepared, side: str, context: int, *, packing: bool = True) -> Windows | Rows:
-    """Return one side as windows across documents, or without `packing` as a row for each document.
+def windows(prepared: Prepared, split: str, context: int, *, packing: bool = True) -> Windows | Rows:
+    """Return one split as windows across documents, or without `packing` as a row for each document.
 
     Training drops the last tokens that fill no window; validation pads and keeps them.
     """
-    file, learned = prepared.tokens(side), prepared.learned(side)
+    file, loss_mask = prepared.tokens(split), prepared.learned(split)
     if packing:
-        return Windows(file, prepared.dtype, context, learned=learned, keep_last=side == "val")
-    return Rows(file, prepared.dtype, context, prepared.ends(side), learned=learned)
+        return Windows(file, prepared.dtype, context, learned=loss_mask, keep_last=split == "val")
+    return Rows(file, prepared.dtype, context, prepared.ends(split), learned=loss_mask)
+
+
+def collate(rows: list[dict[str, Tensor]], batch_size: int) -> Batch:
+    """Stack rows to (B, T) each. A last batch with fewer is filled with rows without labels: shapes never change, so
+    that compiled code is compiled once. Keys besides the tokens and labels are stacked as they are."""
+    filler = {name: torch.zeros_like(tensor) for name, tensor in rows[0].items()}
+    filler["labels"] = torch.full_like(rows[0]["labels"], NO_LABEL)
+    rows = rows + [filler] * (batch_size - len(rows))
+    return {name: torch.stack([row[name] for row in rows]) for name in filler}

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lm.batch import NO_LABEL
 from lm.data.datamodule import LmData
-from lm.data.windows import NO_LABEL
 
 # Coloured behind the letters, so that spaces show; two shades, so that neighbouring tokens can be told apart.
 LEARNED = ("white on green4", "white on dark_green")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-NO_LABEL = -100
+from lm.batch import NO_LABEL
 
 
 class Tokens:
@@ -77,14 +77,3 @@ class Rows(Dataset[dict[str, Tensor]]):
         ends = np.memmap(self.ends, dtype=np.int64, mode="r")
         start, end = int(ends[index - 1]) if index else 0, int(ends[index])
         return self.tokens.row(start, min(end, start + self.context), self.context)
-
-
-def collate(rows: list[dict[str, Tensor]], batch_size: int) -> dict[str, Tensor]:
-    """Stack rows to (B, T) each. A last batch with fewer is filled with rows without labels: shapes never change, so
-    that compiled code is compiled once."""
-    filler = {
-        "input_ids": torch.zeros_like(rows[0]["input_ids"]),
-        "labels": torch.full_like(rows[0]["labels"], NO_LABEL),
-    }
-    rows = rows + [filler] * (batch_size - len(rows))
-    return {name: torch.stack([row[name] for row in rows]) for name in filler}

@@ -23,7 +23,6 @@ from harness.telemetry import events
 from harness.telemetry.append import AppendOnlyFile
 from harness.telemetry.loggers import TensorBoard
 from lm.inference.sampling import continuation
-from lm.models.build import context_length
 from lm.module import LmModule
 
 log = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ class Samples(Callback):
             return
         self._sampled_at, self._last, generators = trainer.global_step, self.clock(), rng.capture()
         model, tokenizer = pl_module.model, trainer.datamodule.tokenizer
-        how: dict[str, Any] = {"context": context_length(model.config), **self.how}
+        how: dict[str, Any] = {"context": trainer.datamodule.context, **self.how}
         try:
             with trainer.precision_plugin.forward_context():
                 texts = {prompt: continuation(model, tokenizer, prompt, **how) for prompt in self.prompts}

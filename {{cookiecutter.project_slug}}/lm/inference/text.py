@@ -20,10 +20,9 @@ from harness.checkpoint.resume import locate
 from harness.errors import UserError
 from harness.hardware import best_device
 from harness.run import folder as run_folder
-from lm.data.datamodule import windows
+from lm.data.datamodule import collate, windows
 from lm.data.prepare import Prepared, Recipe, prepare
 from lm.data.tokenizer import END_OF_TEXT
-from lm.data.windows import collate
 from lm.inference.sampling import pieces, sample
 from lm.models.build import build_model, context_length, model_config
 from lm.module import loss_sums
@@ -47,12 +46,17 @@ def load(path: str) -> Trained:
     """Load the model of a run folder, or of one of its checkpoint folders. Raises UserError when there is none."""
     folder, checkpoint = locate(Path(path))
     cfg = run_folder.config(folder)
-    config = model_config(cfg.model.config)
-    model = build_model(config)
+    config = model_config(cfg.model)
+    model = build_model(cfg.model, config)
     model.load_state_dict(read.load_weights(checkpoint))
     tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
     return Trained(
-        folder, cfg, model.eval().to(torch.device(best_device())), tokenizer, context_length(config), checkpoint.step
+        folder,
+        cfg,
+        model.eval().to(torch.device(best_device())),
+        tokenizer,
+        context_length(cfg.model, config),
+        checkpoint.step,
     )
 
 

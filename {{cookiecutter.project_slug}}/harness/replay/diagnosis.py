@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from harness.nan.finder import Finding
+from harness.nan.finder import NonFinite
 
 SENTENCES = {
     "weights": "weights: {where}; the weights were bad before this step ({bad_weights}).",
@@ -31,17 +31,17 @@ class Trial:
     loss: float
     norm: float  # of the gradient, before clipping
     fine: bool
-    found: Finding | None
+    found: NonFinite | None
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Diagnosis:
     """`kind` is weights, precision, data, outside or not reproduced."""
 
     kind: str
     sentence: str
     norm: float
-    found: Finding | None
+    found: NonFinite | None
     trials: list[Trial]
     same_batches: bool
     rank: int = 0  # whose batch it is about
@@ -50,21 +50,21 @@ class Verdict:
         return asdict(self)
 
 
-def judge(
+def diagnose(
     *,
     precision: str,
     norm: float,
-    limit: float,
-    found: Finding | None,
+    skipped: bool,
+    found: NonFinite | None,
     bad_weights: Sequence[str],
     trials: Sequence[Trial],
     other_batch: Trial,
     same_batches: bool = True,
     rank: int = 0,
-) -> Verdict:
+) -> Diagnosis:
     """Decide. `trials` begin with fp32; `other_batch` is a healthy one in fp32 with the same weights."""
     fine = [trial.precision for trial in trials if trial.fine]
-    if norm <= limit:
+    if not skipped:
         case = "not reproduced"
     elif bad_weights:
         case = "weights"
@@ -77,32 +77,32 @@ def judge(
     where = f"{found} is not finite" if found else f"the gradient norm is {norm:.4g}"
     facts = {"where": where, "precision": precision, "fine": " and ".join(fine), "bad_weights": ", ".join(bad_weights)}
     kind = "weights" if case == "exploded" else case
-    return Verdict(kind, SENTENCES[case].format(**facts), norm, found, list(trials), same_batches, rank)
+    return Diagnosis(kind, SENTENCES[case].format(**facts), norm, found, list(trials), same_batches, rank)
 
 
-def most_telling(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return the first rank's verdict that names a reason: what one rank's batch spoils, the others just receive."""
-    return next((v for v in verdicts if v.kind not in ("outside", "not reproduced")), verdicts[0])
+def most_telling(diagnoses: Sequence[Diagnosis]) -> Diagnosis:
+    """Return the first rank's diagnosis that names a reason: what one rank's batch spoils, the others just receive."""
+    return next((v for v in diagnoses if v.kind not in ("outside", "not reproduced")), diagnoses[0])
 
 
-def show(verdict: Verdict, bundle: Path) -> None:
-    """Print the verdict, what led to it, and where to look next."""
+def show(diagnosis: Diagnosis, bundle: Path) -> None:
+    """Print the diagnosis, what led to it, and where to look next."""
     console = Console(highlight=False, soft_wrap=True)
     table = Table("precision", "loss", "gradient norm", "first that is not finite", box=None, pad_edge=False)
-    for trial in verdict.trials:
+    for trial in diagnosis.trials:
         table.add_row(trial.precision, f"{trial.loss:.4g}", f"{trial.norm:.4g}", str(trial.found or "nothing"))
     console.print(table)
-    if verdict.found:
-        where = f", on rank {verdict.rank}" if verdict.rank else ""
-        console.print(f"\nFirst in the run's own step{where}: {verdict.found}")
-        for name, summary in verdict.found.statistics.items():
+    if diagnosis.found:
+        where = f", on rank {diagnosis.rank}" if diagnosis.rank else ""
+        console.print(f"\nFirst in the run's own step{where}: {diagnosis.found}")
+        for name, summary in diagnosis.found.statistics.items():
             console.print(f"  {name}: {', '.join(f'{key} {_number(value)}' for key, value in summary.items())}")
-    if not verdict.same_batches:
+    if not diagnosis.same_batches:
         console.print(
             "\nThe replay met another batch than the run did: the data or the code that makes batches changed."
         )
-    console.print(f"\n{verdict.sentence[0].upper()}{verdict.sentence[1:]}", style="bold")
-    console.print(f"The batch as text: {(bundle / f'text-rank{verdict.rank}.txt').as_posix()}")
+    console.print(f"\n{diagnosis.sentence[0].upper()}{diagnosis.sentence[1:]}", style="bold")
+    console.print(f"The batch as text: {(bundle / f'text-rank{diagnosis.rank}.txt').as_posix()}")
 
 
 def _number(value: Any) -> str:

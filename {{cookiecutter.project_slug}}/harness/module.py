@@ -1,0 +1,166 @@
+"""The guarded optimizer step, for any LightningModule: exact mean, clip or skip on the device, retry out of memory.
+
+    class Mine(GuardedModule):
+        def training_step(self, batch, batch_index):
+            errors = self(batch["x"]) - batch["y"]
+            return self.mean_loss(errors.square().sum(), len(errors))
+
+What a step does, in order: the experiment's `training_step`, `backward`, and once a window of micro-batches is complete
+the norm of its true gradient, the decision (pass, clip or skip), the optimizer. Nothing of it waits for the device.
+"""
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from harness.batch import Batch, BatchFormat
+from harness.data.exact import ExactData
+from harness.nan.guard import Guard, StepDecision, StepGate, total_norm
+from harness.nan.precision import FallbackPrecision, LossScale
+from harness.step.loss_window import LossWindow, Mean
+from harness.step.oom_retry import MicrobatchSplitter
+
+
+class GuardedModule(LightningModule):
+    """Inherit, write `training_step` with `mean_loss`, `validation_step` with `count_validation`, and the rest as ever.
+
+    labels_per_batch: what a full micro-batch divides its loss by; any constant is right, see loss_window.py.
+    format: what a batch of this experiment is.
+
+    Readable from callbacks: `mean` and `decision` of the last optimizer step, on the device; `mean.factor` from
+    `on_before_optimizer_step` on, which is what stored gradients have to be multiplied with to be the true ones.
+    """
+
+    def __init__(self, *, labels_per_batch: float = 1.0, format: BatchFormat | None = None) -> None:
+        super().__init__()
+        self.format = format or BatchFormat()
+        self.guard = Guard()  # without limits; callbacks/nan_guard.py brings its own
+        self.mean: Mean | None = None
+        self.decision: StepDecision | None = None
+        self.validated_at = -1  # the optimizer step of the last whole validation
+        # For a callback that asks: else they would take memory after the step.
+        self.keep_outputs, self.outputs = False, cast("Tensor | None", None)
+        self.window = LossWindow(labels_per_batch)
+        self.splitter = MicrobatchSplitter(self._forget, self._step_context)
+        self._gate: StepGate | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let every `training_step` that a subclass writes be done again in pieces when memory runs out."""
+        super().__init_subclass__(**kwargs)
+        if "training_step" in cls.__dict__:
+            cls.training_step = _retried(cls.__dict__["training_step"])  # type: ignore[method-assign]
+
+    # What an experiment calls.
+
+    def mean_loss(self, total: Tensor, labels: Tensor | float) -> Tensor:
+        """Return the loss to backpropagate, with its graph, for a summed loss over so many labels.
+
+        Its gradient becomes that of the exact mean over the whole window: all micro-batches, all devices.
+        """
+        return self.window.add(total, torch.as_tensor(labels, dtype=torch.float32, device=total.device))
+
+    def observe(self, outputs: Tensor) -> None:
+        """Hand the model's outputs of a training batch to whoever records this step."""
+        self.outputs = outputs.detach() if self.keep_outputs else None
+
+    def count_validation(self, total: Tensor, labels: Tensor | float) -> None:
+        """Count the summed loss of a validation batch. `val/loss` is the mean over all labels of all ranks: each counts
+        once, whatever batch it fell to."""
+        labels = torch.as_tensor(labels, dtype=torch.float32, device=total.device)
+        self._validation += torch.stack((total.float(), labels)).to(self._validation)
+
+    # What Lightning calls.
+
+    def backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
+        one = torch.ones_like(loss)
+        scale = one * self._loss_scale.to(loss.device) if self._loss_scale else None
+        factor = (one if scale is None else scale) / self.trainer.accumulate_grad_batches
+        self.splitter.backward(loss, factor, scale, self.trainer.global_step + 1)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        assert optimizer_closure is not None
+        backward = optimizer_closure
+
+        def backward_and_close() -> Any:
+            loss = backward()
+            self.splitter.close()
+            mean = self.window.close(self.trainer.accumulate_grad_batches)
+            self.mean = mean._replace(factor=mean.factor / scale.scale) if (scale := self._loss_scale) else mean
+            return loss
+
+        if self._gate is None or self._gate.optimizer is not self.trainer.optimizers[0]:
+            self._gate = StepGate(self.trainer.optimizers[0])
+        with self._gate:
+            super().optimizer_step(epoch, batch_idx, optimizer, backward_and_close)
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        assert self._gate is not None and self.mean is not None
+        self.decision = self.guard.decide(total_norm(self.parameters()), self.mean.factor, self.mean.loss)
+        self._gate.set(self.decision)
+        if scale := self._loss_scale:
+            scale.update(~self.decision.norm.isfinite())
+        self.log("train/loss", self.mean.loss)
+        self.log("grad_norm", self.decision.norm)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self.log("lr", optimizer.param_groups[0]["lr"])
+
+    def on_validation_epoch_start(self) -> None:
+        # float64, in which a sum over billions of labels keeps its digits; Apple's GPUs have none.
+        self._validation = torch.zeros(
+            2, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        gathered = cast(Tensor, self.all_gather(self._validation))  # (2), with several ranks (ranks, 2)
+        total, labels = gathered.reshape(-1, 2).sum(dim=0)
+        self.log("val/loss", (total / labels.clamp(min=1)).float())
+        self.validated_at = self.trainer.global_step
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["pieces"] = self.splitter.pieces  # what ran out of memory once would do so again
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.splitter.pieces = checkpoint.get("pieces", 1)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
+        if isinstance(data, ExactData):
+            data.realign(checkpoint)
+
+    @property
+    def network(self) -> nn.Module:
+        """What learns: `self.model`, or the whole module where it has none. Weights are stored under its names."""
+        model = getattr(self, "model", None)
+        return model if isinstance(model, nn.Module) else self
+
+    @property
+    def _loss_scale(self) -> LossScale | None:
+        plugin = self.trainer.precision_plugin
+        return plugin.loss_scale if isinstance(plugin, FallbackPrecision) else None
+
+    def _forget(self) -> None:
+        self.window = LossWindow(self.window.labels_per_batch)
+        self.zero_grad()
+
+    def _step_context(self) -> AbstractContextManager[None]:
+        return self.trainer.precision_plugin.train_step_context()
+
+
+def _retried(training_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(training_step)
+    def step(self: GuardedModule, batch: Batch, *args: Any, **kwargs: Any) -> Tensor:
+        def loss(rows: Batch) -> Tensor:
+            self._current_fx_name = "training_step"  # pieces run in `backward`, where Lightning lets nobody log
+            return training_step(self, rows, *args, **kwargs)
+
+        self.splitter.format = self.format
+        return self.splitter.forward(loss, batch, self.trainer.global_step + 1)
+
+    return step

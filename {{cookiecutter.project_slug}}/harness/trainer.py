@@ -1,0 +1,136 @@
+"""What surrounds the training of any experiment: the attempt, the number of its steps, the Trainer, the result.
+
+with attempt(cfg) as run:                       the run's folder, its log, signals, seeds
+    data = …                                    an ExactData
+    steps = total_steps(cfg.trainer, data)
+    point = starting_point(cfg, data.described)
+    module = …                                  a GuardedModule
+    loss = fit(cfg, run, module, data, pick(cfg), point)
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning.pytorch import Callback, Trainer, seed_everything
+from omegaconf import DictConfig, OmegaConf
+
+from harness.checkpoint.read import Checkpoint
+from harness.data.exact import ExactData
+from harness.errors import Stopped, UserError
+from harness.hardware import Picks, native_precision, world_size
+from harness.module import GuardedModule
+from harness.nan.precision import FallbackPrecision
+from harness.run.folder import Run
+from harness.run.signals import listening
+from harness.step.oom_retry import out_of_memory
+from harness.telemetry import logs
+from harness.telemetry.loggers import build_loggers
+
+log = logging.getLogger(__name__)
+
+# Keys of conf/trainer/ that are not Lightning's.
+NOT_ARGUMENTS = ("mps_fix",)
+
+
+@contextmanager
+def attempt(cfg: DictConfig) -> Iterator[Run]:
+    """Open the run's folder, listen to signals, keep a log, seed everything; write down how the attempt ended."""
+    with logs.recording(), listening():
+        run = Run.open(cfg)
+        try:
+            for change in run.diary["attempts"][-1].get("changes", []):
+                log.info("Changed since the last attempt: %s", change)
+            seed_everything(cfg.seed, workers=True, verbose=False)
+            yield run
+        except Stopped as reason:
+            run.close("stopped", reason=reason.why)
+            raise
+        except BaseException as error:
+            run.close("failed", error=f"{type(error).__name__}: {error}")
+            raise
+        run.close("finished")
+
+
+def total_steps(trainer: DictConfig, data: ExactData) -> int:
+    """Return how many optimizer steps the run has: the length of the schedule.
+
+    Lightning's `estimated_stepping_batches` is not asked: it builds the loaders before the run is restored (Lightning
+    #20550).
+    """
+    accumulate, limit = trainer.get("accumulate_grad_batches") or 1, trainer.get("limit_train_batches")
+    per_epoch = data.steps_per_epoch(world=world_size(trainer), accumulate=accumulate, limit=limit)
+    by_epochs = (trainer.get("max_epochs") or -1) * per_epoch
+    limits = [steps for steps in (trainer.get("max_steps") or -1, by_epochs) if steps > 0]
+    return min(limits) if limits else 0
+
+
+def fit(
+    cfg: DictConfig, run: Run, module: GuardedModule, data: ExactData, picks: Picks, point: Checkpoint | None
+) -> float | None:
+    """Train from `point`, or from the beginning, and return the validation loss of the last step."""
+    trainer = build_trainer(cfg, picks, run, step=point.step if point else 0)
+    with oom_as_user_error():
+        trainer.fit(module, data, ckpt_path=point.path if point else None, weights_only=True)
+        loss = final_loss(trainer, module, data)
+    run.note_result(trainer.global_step, loss)
+    return loss
+
+
+def build_trainer(cfg: DictConfig, picks: Picks, run: Run, *, step: int) -> Trainer:
+    """Return Lightning's Trainer with what was picked, and with callbacks and loggers that go on after `step`."""
+    values = OmegaConf.to_container(cfg.trainer, resolve=True)  # while ${run.dir} can be looked up: alone it could not
+    assert isinstance(values, dict)
+    arguments: dict[str, Any] = {
+        str(key): value
+        for key, value in values.items()
+        if key not in NOT_ARGUMENTS and (value is not None or key == "check_val_every_n_epoch")
+    }
+    arguments |= {"accelerator": picks.accelerator, "precision": picks.precision, "default_root_dir": str(run.folder)}
+    plugins = list(instantiate(arguments.pop("plugins", []), _convert_="all"))
+    if arguments["precision"] == "16-mixed":
+        plugins.append(FallbackPrecision(picks.device, fallback=native_precision(picks.device)[0]))
+        del arguments["precision"]  # Lightning takes one or the other
+    trainer: Trainer = instantiate(
+        arguments,
+        plugins=plugins,
+        callbacks=build_all(cfg.callbacks),
+        logger=build_loggers(cfg.logger, run_id=run.id, step=step),
+        enable_checkpointing=False,  # no ModelCheckpoint besides ours
+        _convert_="all",
+    )
+    return trainer
+
+
+def build_all(group: DictConfig) -> list[Callback]:
+    """Build every entry of a group; an entry that is null is left out."""
+    return [instantiate(entry, _convert_="all") for entry in group.values() if entry is not None]
+
+
+def final_loss(trainer: Trainer, module: GuardedModule, data: ExactData) -> float | None:
+    """Return the validation loss of the last step, validating now unless that was just done; None with validation
+    off."""
+    if not trainer.limit_val_batches or data.val_set is None:
+        return None
+    if module.validated_at != trainer.global_step:
+        log.info("Validating")
+        trainer.validate(module, data, verbose=False)
+    return float(trainer.callback_metrics["val/loss"])
+
+
+@contextmanager
+def oom_as_user_error() -> Iterator[None]:
+    """Say what to do when memory runs out where no smaller pieces help, in a loader process or on the device."""
+    try:
+        yield
+    except RuntimeError as error:
+        goes_on = "The same command goes on from the last checkpoint"
+        if "DataLoader worker" in str(error):
+            cure = f"{goes_on}; data.num_workers=0 loads without processes."
+            raise UserError(f"A loader worker died ({error}).", cure=cure) from error
+        if out_of_memory(error):
+            cure = f"{goes_on}; a smaller data.batch_size or model, or model.gradient_checkpointing=true, takes less."
+            raise UserError(f"Out of memory outside of a training step ({error}).", cure=cure) from error
+        raise
