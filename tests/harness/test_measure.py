@@ -4,9 +4,17 @@ import math
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 from torch import nn
 
 from harness.telemetry import statistics
+from lm.batch import TokenBatch
+
+VOCABULARY = Tokenizer(models.WordLevel({str(number): number for number in range(8)}, unk_token="0"))
+
+
+def looking(show: int = 4) -> TokenBatch:
+    return TokenBatch(VOCABULARY, vocab_size=8, show=show)
 
 
 def test_accuracy_and_shown_ids_by_hand() -> None:
@@ -14,9 +22,8 @@ def test_accuracy_and_shown_ids_by_hand() -> None:
     # Position t predicts t+1: the first row has targets 5 6 7 at positions 1 2 3, the second 2 3 at positions 0 1.
     guesses = torch.tensor([[0, 5, 0, 7, 0], [2, 0, 0, 0, 0]])
     logits = nn.functional.one_hot(guesses, 8).float()
-    numbers = statistics.predictions(logits, labels, show=4).tolist()
-    data = statistics.explain_predictions(numbers, decode=lambda ids: " ".join(map(str, ids)))
-    assert data == {
+    format = looking()
+    assert format.explain(format.measure(logits, {"labels": labels}).tolist()) == {
         "accuracy": 3 / 5,
         "predicted": {"ids": [5, 0, 7], "text": "5 0 7"},
         "expected": {"ids": [5, 6, 7], "text": "5 6 7"},
@@ -24,8 +31,8 @@ def test_accuracy_and_shown_ids_by_hand() -> None:
 
 
 def test_a_batch_without_labels_has_accuracy_0() -> None:
-    numbers = statistics.predictions(torch.zeros(1, 3, 4), torch.full((1, 3), -100), show=2).tolist()
-    data = statistics.explain_predictions(numbers, decode=str)
+    format = looking(show=2)
+    data = format.explain(format.measure(torch.zeros(1, 3, 4), {"labels": torch.full((1, 3), -100)}).tolist())
     assert (data["accuracy"], data["expected"]["ids"]) == (0, [])
 
 
@@ -41,8 +48,7 @@ def test_a_batch_without_labels_has_accuracy_0() -> None:
 def test_labels_are_compared_with_the_vocabulary(
     labels: list[int], ok: bool, low: int | None, high: int | None
 ) -> None:
-    numbers = statistics.label_range(torch.tensor([[0, 1, 2]]), torch.tensor([labels])).tolist()
-    data = statistics.explain_label_range(numbers, vocabulary=8, total=3)
+    data = looking().first_look({"input_ids": torch.tensor([[0, 1, 2]]), "labels": torch.tensor([labels])})
     assert (data["ok"], data["label_min"], data["label_max"]) == (ok, low, high)
     assert data["valid_tokens"] + data["ignored_tokens"] == 3
 

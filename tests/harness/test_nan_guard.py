@@ -80,7 +80,7 @@ def test_the_bundle_holds_what_the_model_was_given(train_small: Train) -> None:
     assert all(batch["input_ids"].shape == (4, 16) for batch in found.batches)
     composition = found.facts["micro_batches"][0]
     assert composition["valid"] == 4 * 15 and composition["ids"][0] == int(found.batches[0]["input_ids"].min())
-    assert found.facts["micro_batches"][0]["logits_now"]["nan"] == 0
+    assert found.facts["micro_batches"][0]["outputs_now"]["nan"] == 0
     assert found.facts["weights_now"]["model.norm"] > 0
     text = (bundle / "text-rank0.txt").read_text(encoding="utf-8")
     assert text.count("--- micro-batch") == 8 and "class" in text
@@ -93,7 +93,7 @@ def test_a_nan_weight_rolls_back_at_once(train_small: Train) -> None:
     # Poisoned in step 9, reported two steps later; the newest checkpoint that is 4 steps older than step 9 is that of
     # 4.
     assert (entry.step, entry.to, entry.first_bad) == (11, 4, 9)
-    assert (entry.first_batch, entry.next_batch) == (4, 11)
+    assert (entry.first_window, entry.next_window) == (16, 44)
     assert all(torch.isfinite(tensor).all() for step in range(11, 17) for tensor in Record.last.after[step])
     assert [event["step"] for event in emitted(folder, "rollback")] == [11]
     assert read.checkpoints(folder / "checkpoints")[-1].step == 16

@@ -124,7 +124,7 @@ def test_a_callback_that_spoils_gradients_is_not_taken_for_data(train: Train) ->
 def test_a_fault_in_the_loss_is_named(train: Train) -> None:
     folder = train(*SHORT, with_callback(Fault, kind="loss", steps=[5]))
     found = rerun(folder / "nan" / "step-00000005", fit.train).found
-    assert found is not None and str(found) == "the value of loss (the logits are finite)"
+    assert found is not None and str(found) == "the value of loss (the model's output is finite)"
 
 
 def test_a_replay_without_a_checkpoint_begins_at_the_beginning(

@@ -13,7 +13,7 @@ def steps(found: list[Checkpoint]) -> list[int]:
 
 
 def entry(step: int, to: int) -> Rollback:
-    return Rollback(step, to, first_bad=step - 2, first_batch=to, next_batch=step)
+    return Rollback(step, to, first_bad=step - 2, first_window=to, next_window=step)
 
 
 def test_the_newest_that_proved_itself_is_tried_first():

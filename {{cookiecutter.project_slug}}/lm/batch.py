@@ -130,16 +130,16 @@ class TokenBatch(BatchFormat):
     def first_look(self, batch: Batch) -> dict[str, Any]:
         ids, labels = batch["input_ids"], batch["labels"]
         counted = labels[labels != NO_LABEL]
-        low, high = (int(counted.min()), int(counted.max())) if len(counted) else (None, None)
+        low, high = (int(counted.min()), int(counted.max())) if len(counted) else (None, -1)
         return {
             "vocabulary": self.vocab_size,
             "label_min": low,
-            "label_max": high,
+            "label_max": None if low is None else high,
             "input_min": int(ids.min()),
             "input_max": int(ids.max()),
             "valid_tokens": len(counted),
             "ignored_tokens": labels.numel() - len(counted),
-            "ok": len(counted) > 0,  # `check` has refused ids outside of the vocabulary
+            "ok": low is not None and min(low, int(ids.min())) >= 0 and max(high, int(ids.max())) < self.vocab_size,
         }
 
     def _within_vocabulary(self, name: str, tokens: Tensor, step: int) -> None:

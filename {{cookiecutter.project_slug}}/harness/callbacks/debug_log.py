@@ -173,7 +173,7 @@ class DebugLog(Callback):
         assert module.mean is not None
         measured = None if module.outputs is None else module.format.measure(module.outputs, batch)
         module.outputs = None
-        shape = {name: list(tensor.shape) for name, tensor in batch.items()}
+        shape = list(next(iter(batch.values())).shape)
         known = {"epoch": trainer.current_epoch, "lr": self._lr, "shape": shape}
         loss = torch.stack((module.mean.loss, module.mean.labels))
         numbers = loss if measured is None else torch.cat((loss, measured))
@@ -185,7 +185,7 @@ class DebugLog(Callback):
         now = time.monotonic()
         rate = self._units / max(now - self._since, 1e-9)
         self._units, self._since = 0, now
-        data = known | {"loss": loss, "labels": int(labels), f"{format.unit}_per_second": rate}
+        data = known | {"loss": loss, f"valid_{format.unit}": int(labels), f"{format.unit}_per_second": rate}
         if measured:
             data |= format.explain(measured)
         events.emit("training_step", step, data, warning=not math.isfinite(loss))

@@ -69,7 +69,7 @@ def facts_about(step: Step, module: Any) -> dict[str, Any]:
     with torch.no_grad(), drawn_from(step.rng, device), module.trainer.precision_plugin.forward_context():
         for batch in step.batches:
             batches.append({**module.format.describe(batch), "outputs_now": _outputs(module, batch)})
-    return {"micro_batches": batches, "weights_now": weight_norms(module)}
+    return {"micro_batches": batches, "weights_now": weight_norms(module.network)}
 
 
 def _outputs(module: Any, batch: Batch) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from torch import Tensor
 
@@ -36,7 +35,7 @@ class LossScale:
 
 
 class FallbackPrecision(MixedPrecision):
-    """Lightning's "16-mixed", of which the module's guard does the unscaling, and `fall_back()`.
+    """Lightning's "16-mixed", of which GuardedModule does the scaling and its guard the unscaling, and `fall_back()`.
 
     The class name is the key of this state in a checkpoint: renaming it would silently lose scale and mode.
     """
@@ -51,11 +50,6 @@ class FallbackPrecision(MixedPrecision):
         """Go on in the wider format. Weights and moments are float32 in all three, so nothing else changes."""
         self.precision = self.fallback  # type: ignore[assignment]
         self.loss_scale = None
-
-    def pre_backward(self, tensor: Tensor, module: LightningModule) -> Tensor:  # type: ignore[override]
-        if self.loss_scale:
-            tensor = tensor * self.loss_scale.to(tensor.device)
-        return super().pre_backward(tensor, module)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
         return Precision.optimizer_step(self, *args, **kwargs)
