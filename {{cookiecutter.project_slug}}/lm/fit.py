@@ -67,8 +67,13 @@ def pick_hardware(cfg: DictConfig, config: PretrainedConfig | None, steps: int, 
     batch = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches * world_size(cfg.trainer)  # rows of a step
     # Six floating-point operations a parameter and token: Kaplan et al. 2020.
     picks = pick(cfg, compile=cfg.model.compile, flops=6.0 * parameters * steps * batch * context)
-    how = {"device": picks.device, "precision": picks.precision, "context": context}
-    picks.attention, why = pick_attention(str(cfg.model.attention), **how, mps_fix=bool(cfg.trainer.mps_fix))
+    picks.attention, why = pick_attention(
+        str(cfg.model.attention),
+        device=picks.device,
+        precision=picks.precision,
+        context=context,
+        mps_fix=bool(cfg.trainer.mps_fix),
+    )
     picks.reasons.insert(2, why)
     numbers = (f"{number:,}" for number in (parameters, steps, batch * context))
     log.info("%s: %s parameters, %s steps of %s tokens", run.folder.name, *numbers)

@@ -94,12 +94,12 @@ class NanGuard(Callback):
         for_replay = {bundles.read_facts(folder)["checkpoint"] for folder in bundles.newest(self._run, REPLAYABLE)}
         first_bad = self.policy.first_bad or trainer.global_step - LAG + 1  # the oldest step not yet reported
         for_rollback = {c.path.name for c in anchors(found, first_bad=first_bad, good_after=self.good_after)}
-        for checkpoint in found:
-            name = checkpoint.path.name
+        for known in found:
+            name = known.path.name
             change = pin if name in for_replay | for_rollback else unpin
             # A disk that refuses a pin refuses the checkpoint too, and without a new checkpoint nothing is pushed out.
             with contextlib.suppress(OSError):
-                change(checkpoint, type(self).__name__)
+                change(known, type(self).__name__)
 
     def _judge(self, trainer: Trainer, module: Any, reading: Reading) -> None:
         norm, _, skip, _ = reading.values

@@ -30,7 +30,7 @@ class Progress(ProgressBar):
         self._task = TaskID(0)
         self._enabled = True
         self._shown = self._started = 0.0
-        self._units = 0
+        self._units, self._unit = 0, "samples"
 
     def disable(self) -> None:
         self._enabled = False
@@ -57,9 +57,8 @@ class Progress(ProgressBar):
         self._task = self._bar.add_task("training", total=total, completed=trainer.global_step, facts="")
         self._bar.start()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._unit = pl_module.format.unit
         self._units += pl_module.format.size(batch) * trainer.world_size
         now = time.monotonic()
         every = self.refresh_seconds if self._bar else self.every_seconds
@@ -93,7 +92,7 @@ class Progress(ProgressBar):
         if "skipped_steps" in metrics:
             shown.append(f"skipped {int(metrics['skipped_steps'])}")
         seconds = time.monotonic() - self._started
-        return [*shown, f"{self._units / max(seconds, 1e-9):,.0f} tokens/s"]
+        return [*shown, f"{self._units / max(seconds, 1e-9):,.0f} {self._unit}/s"]
 
     def _stop(self) -> None:
         if self._bar:

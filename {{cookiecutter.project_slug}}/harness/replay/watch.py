@@ -4,7 +4,7 @@ import math
 import sys
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -95,7 +95,7 @@ class Watch(Callback):
             for index, batch in enumerate(batches):
                 enabled = precision != "32-true"
                 with torch.autocast(module.device.type, FORMATS[precision], enabled=enabled, cache_enabled=False):
-                    loss = module.training_step(batch, index)
+                    loss = cast(Tensor, module.training_step(batch, index))
                 finder.check_loss(loss)
                 loss.backward(torch.full_like(loss, scale))
         module.splitter.close()

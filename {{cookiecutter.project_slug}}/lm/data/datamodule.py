@@ -46,7 +46,7 @@ class LmData(ExactData):
         self.val_fraction = val_fraction
         self.folder = Path(prepared)
 
-    def connect(self, *, vocab_size: int, context: int, seed: int, **_: Any) -> None:
+    def connect(self, *, vocab_size: int, context: int, seed: int, **_: Any) -> None:  # type: ignore[override]
         """Prepare the data, or find them prepared, and refuse what is too little for one batch."""
         self.seed = seed
         recipe = Recipe(vocab_size, self.val_fraction, seed, self.limit)

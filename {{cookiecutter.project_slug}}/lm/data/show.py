@@ -1,13 +1,12 @@
 """Print what the model is given: windows of tokens, decoded, with the label of every token in colour."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from rich.console import Console
 from rich.text import Text
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lm.batch import NO_LABEL
 from lm.data.datamodule import LmData
@@ -19,14 +18,13 @@ LEGEND = "«green»: the loss counts these tokens. Dim: the model reads them and
 
 
 def show(data: LmData, *, windows: int, console: Console | None = None) -> None:
-    """Print the first windows of both sides, as training and validation will see them."""
+    """Print the first windows of both splits, as training and validation will see them."""
     console = console or Console(soft_wrap=True, highlight=False)
     console.print(LEGEND)
-    for side, loader in (("train", data.train_dataloader()), ("val", data.val_dataloader())):
-        for number, (ids, labels) in enumerate(islice(_rows(loader), windows)):
-            console.print(
-                f"\n{side} window {number}: {len(ids)} tokens, {learned(labels)} of them learned", style="bold"
-            )
+    for split, loader in (("train", data.train_dataloader()), ("val", data.val_dataloader())):
+        for number, (ids, labels) in enumerate(islice(_rows(loader or ()), windows)):
+            counted = f"the loss counts {learned(labels)} of them"
+            console.print(f"\n{split} window {number}: {len(ids)} tokens, {counted}", style="bold")
             console.print(painted(data.tokenizer, ids, labels))
 
 
@@ -53,7 +51,7 @@ def painted(tokenizer: Tokenizer, ids: Tensor, labels: Tensor) -> Text:
     return text.append(f" and {padding} tokens of padding" if padding else "", style="dim")
 
 
-def _rows(loader: DataLoader[dict[str, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _rows(loader: Iterable[dict[str, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
     for batch in loader:
         yield from zip(batch["input_ids"], batch["labels"], strict=True)
 

@@ -17,8 +17,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
+from harness.batch import Batch
 from harness.checkpoint import rng
-from harness.step.oom_retry import Batch
 from harness.telemetry import events
 from harness.telemetry.append import AppendOnlyFile
 from harness.telemetry.loggers import TensorBoard

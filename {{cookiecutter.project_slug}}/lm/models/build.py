@@ -10,7 +10,7 @@ import logging
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
@@ -31,7 +31,7 @@ def model_config(model: DictConfig) -> PretrainedConfig | None:
     if config is None:
         return None
     if isinstance(config, str):
-        return AutoConfig.from_pretrained(config)
+        return AutoConfig.from_pretrained(config)  # type: ignore[no-any-return]
     return instantiate(config, _convert_="all")  # type: ignore[no-any-return]
 
 
@@ -103,4 +103,5 @@ def _fresh(model: DictConfig, config: PretrainedConfig | None, attention: str) -
     if config is None:
         return instantiate(arguments, _convert_="all")  # type: ignore[no-any-return]
     config._attn_implementation = attention
-    return instantiate(arguments, config=config, _convert_="all", _recursive_=False)  # type: ignore[no-any-return]
+    built: nn.Module = get_class(arguments.pop("_target_"))(config, **arguments)
+    return built
