@@ -82,3 +82,22 @@ def test_started_again_it_is_complete(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert train(config(folder)) is not None
     assert train(config(folder)) is None
+
+
+class PoisonBatch(Callback):
+    """Makes the second micro-batch of step 7 NaN."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.global_step == 6 and batch_idx % 2:
+            batch["y"].fill_(torch.nan)
+
+
+@pytest.mark.parametrize("isolate", [True, False])
+def test_a_bad_micro_batch_costs_only_itself_where_asked(tmp_path: Path, isolate: bool) -> None:
+    poison = {"poison": {"_target_": "test_regressor.PoisonBatch"}}
+    callbacks = {"callbacks": {**poison, "nan_guard": {"isolate_micro_batches": isolate}}}
+    train(config(tmp_path / "run", **callbacks))
+    kinds = [event["event_type"] for event in events.read(events.log_path(tmp_path / "run"))]
+    assert ("micro_batch_skip" in kinds, "nan_skip" in kinds) == (isolate, not isolate)
+    weights = read.load_weights(newest(tmp_path / "run"))
+    assert all(tensor.isfinite().all() for tensor in weights.values())

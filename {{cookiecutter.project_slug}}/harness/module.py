@@ -10,8 +10,8 @@ the norm of its true gradient, the decision (pass, clip or skip), the optimizer.
 """
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import torch
@@ -47,6 +47,9 @@ class GuardedModule(LightningModule):
         # For a callback that asks: else they would take memory after the step.
         self.keep_outputs, self.outputs = False, cast("Tensor | None", None)
         self.window = LossWindow(labels_per_batch)
+        self._sums_before: Tensor | None = None  # of the window, without the newest micro-batch
+        # callbacks/nan_guard.py sets it: a bad micro-batch then costs itself alone, and a copy of the gradients.
+        self.isolate_micro_batches, self.dropped_micro_batches = False, torch.zeros(())
         self.splitter = MicrobatchSplitter(self._forget, self._step_context)
         self._gate: StepGate | None = None
 
@@ -81,7 +84,11 @@ class GuardedModule(LightningModule):
         one = torch.ones_like(loss)
         scale = one * self._loss_scale.to(loss.device) if self._loss_scale else None
         factor = (one if scale is None else scale) / self.trainer.accumulate_grad_batches
-        self.splitter.backward(loss, factor, scale, self.trainer.global_step + 1)
+        if self.isolate_micro_batches and self.trainer.accumulate_grad_batches > 1:
+            with self._isolated(loss):
+                self.splitter.backward(loss, factor, scale, self.trainer.global_step + 1)
+        else:
+            self.splitter.backward(loss, factor, scale, self.trainer.global_step + 1)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -145,6 +152,22 @@ class GuardedModule(LightningModule):
         plugin = self.trainer.precision_plugin
         return plugin.loss_scale if isinstance(plugin, FallbackPrecision) else None
 
+    @contextmanager
+    def _isolated(self, loss: Tensor) -> Iterator[None]:
+        """Take back what a micro-batch added to loss and gradients where either is not finite; on the device."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            yield  # the last micro-batch's gradients are already the sum of all ranks: nothing can be told apart
+            return
+        sums, parameters = self._sums_before, [p for p in self.parameters() if p.requires_grad]
+        before = [None if p.grad is None else p.grad.clone() for p in parameters]
+        yield
+        good = total_norm(parameters).isfinite() & loss.detach().isfinite()
+        for parameter, old in zip(parameters, before, strict=True):
+            if parameter.grad is not None:
+                parameter.grad = torch.where(good, parameter.grad, 0.0 if old is None else old)
+        self.window.take_back(sums, good)
+        self.dropped_micro_batches = self.dropped_micro_batches.to(good.device) + (~good).float()
+
     def _forget(self) -> None:
         self.window = LossWindow(self.window.labels_per_batch)
         self.zero_grad()
@@ -161,6 +184,7 @@ def _retried(training_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return training_step(self, rows, *args, **kwargs)
 
         self.splitter.format = self.format
+        self._sums_before = self.window.sums
         return self.splitter.forward(loss, batch, self.trainer.global_step + 1)
 
     return step

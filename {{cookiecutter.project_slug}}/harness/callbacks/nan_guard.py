@@ -38,6 +38,8 @@ class NanGuard(Callback):
         harness.nan.policy.Policy.
     good_after: steps after which a checkpoint counts as good. max_bundles: after so many, skipped steps are only
     counted. check_every_n_steps: how often weights and moments are looked at as well, and at the last step.
+    isolate_micro_batches: under accumulation on one device, leave out a bad micro-batch instead of skipping the whole
+        step. Costs a copy of the gradients.
     """
 
     def __init__(
@@ -52,19 +54,23 @@ class NanGuard(Callback):
         max_rollbacks: int = 3,
         max_bundles: int = 20,
         check_every_n_steps: int = 100,
+        isolate_micro_batches: bool = False,
     ) -> None:
         self.guard = Guard(max_grad_norm, skip_above, sigmas)
         self.policy = Policy(patience, forgive, max_rollbacks)
         self.good_after = good_after
         self.max_bundles = max_bundles
         self.check_every_n_steps = check_every_n_steps
+        self.isolate_micro_batches = isolate_micro_batches
         self.skipped = 0
+        self._dropped = 0.0
         self._reports = DelayedReadback(LAG)
         self._memory = Memory(LAG + 1)
         self._step = 0
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         pl_module.guard = self.guard
+        pl_module.isolate_micro_batches = self.isolate_micro_batches
         self._run = Path(trainer.default_root_dir)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -78,7 +84,8 @@ class NanGuard(Callback):
             return  # in the middle of an accumulation window
         self._step = trainer.global_step
         decision, mean = pl_module.decision, pl_module.mean
-        numbers = torch.stack([decision.norm, decision.limit, decision.skip.float(), mean.loss])
+        dropped = pl_module.dropped_micro_batches.to(decision.norm.device)
+        numbers = torch.stack([decision.norm, decision.limit, decision.skip.float(), mean.loss, dropped])
         self._reports.push(self._step, numbers)
         last = is_last_step(trainer)  # which nobody will look at two steps later
         for reading in self._reports.ready(self._step + LAG * last):
@@ -102,7 +109,11 @@ class NanGuard(Callback):
                 change(known, type(self).__name__)
 
     def _judge(self, trainer: Trainer, module: Any, reading: Reading) -> None:
-        norm, _, skip, _ = reading.values
+        norm, _, skip, _, dropped = reading.values
+        if dropped > self._dropped:
+            log.warning("Step %d: %d bad micro-batches were left out of it.", reading.step, dropped - self._dropped)
+            events.emit("micro_batch_skip", reading.step, {"count": dropped - self._dropped}, warning=True)
+            self._dropped = dropped
         if not skip:
             self.policy.good()
             return
@@ -138,7 +149,7 @@ class NanGuard(Callback):
 
     def _report(self, trainer: Trainer, module: Any, reading: Reading) -> None:
         self.skipped += 1
-        norm, limit, _, loss = reading.values
+        norm, limit, _, loss, _ = reading.values
         reason = why(norm, limit, loss)
         facts = {"norm": norm, "limit": limit, "loss": loss, "skipped": self.skipped}
         bundle = self._keep_evidence(trainer, module, reading.step, {**facts, "reason": reason})

@@ -39,6 +39,16 @@ class LossWindow:
         self._sums = sums if self._sums is None else self._sums + sums
         return total / self.labels_per_batch
 
+    @property
+    def sums(self) -> Tensor | None:
+        """Loss and labels so far; `take_back` returns to an earlier value of it."""
+        return self._sums
+
+    def take_back(self, sums: Tensor | None, keep: Tensor) -> None:
+        """Forget what came since `sums`, unless `keep`, a bool on the device."""
+        if self._sums is not None:
+            self._sums = torch.where(keep, self._sums, torch.zeros_like(self._sums) if sums is None else sums)
+
     def close(self, micro_batches: int, *, all_ranks: bool = True) -> Mean:
         """Return the mean of the window, of all ranks or of this one alone, and begin the next one.
 
