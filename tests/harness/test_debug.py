@@ -68,7 +68,7 @@ def test_presets_combine_in_any_order_and_default_undoes_none_of_them() -> None:
         ("+debug=[default,mps]", "+debug=[default,mps]"),
         ("+debug=nan", "+debug=[default,'nan']"),
         ("+debug=[default,'nan']", "+debug=[default,'nan']"),
-        ("debug.clean=false", "debug.clean=false"),
+        ("debug.clean=false", "++debug.clean=false"),
     ],
 )
 def test_every_spelling_of_a_preset_stands_on_default(typed: str, meant: str) -> None:

@@ -1,59 +1,68 @@
-"""Write .vscode/schema/ from harness/config/schema.py: python devtools/config_schema.py
+"""Write .vscode/schema/ from the declared keys (harness/config/schema.py, lm/keys.py): python devtools/config_schema.py
 
 One JSON schema for the whole config, and one for each group, whose files hold what is inside the group.
-.vscode/settings.json says which YAML file has which. Run it after a change to harness/config/schema.py; a test
-compares.
+.vscode/settings.json says which YAML file has which. Run it after a change to a key; a test compares.
 """
 
 import json
 import sys
-from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args
+from typing import Any
+
+from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it works in a project that is not installed
 
-from harness.config import schema
+from harness.config.schema import Section
+from lm.keys import Keys
 
 FOLDER = ROOT / ".vscode" / "schema"
-GROUPS = (schema.Model, schema.Data, schema.Optimizer, schema.Scheduler, schema.Trainer)
-# Beyond their own keys, these take the arguments of whatever class `_target_` names.
-OPEN = (schema.Optimizer, schema.Scheduler)
-TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", NoneType: "null"}
-LIMITS = {"least": "minimum", "above": "exclusiveMinimum", "most": "maximum"}
+GROUPS = ("model", "data", "optimizer", "scheduler", "trainer")
 INTERPOLATION = {"type": "string", "pattern": r"\$\{"}  # its value is known only when the config is composed
 
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Return each schema by the name of its file."""
-    whole = _object(schema.Root, hydra={"description": "Hydra's own settings"})
-    return {"train": whole, **{group.__name__.lower(): _object(group) for group in GROUPS}}
+    parts: dict[str, Any] = Keys.model_fields
+    return {"train": _object(Keys), **{name: _object(parts[name].annotation) for name in GROUPS}}
 
 
-def _object(model: type, **more: Any) -> dict[str, Any]:
-    properties = {field.name: _key(field) for field in fields(model)}
-    properties |= {"defaults": {"type": "array", "description": "the files that this one builds on"}, **more}
-    if model in GROUPS:
-        properties["_target_"] = {
-            "type": "string",
-            "description": "the class or function that is called with these keys",
-        }
-    return {"type": "object", "properties": properties, "additionalProperties": model in OPEN}
+def _object(model: type[BaseModel]) -> dict[str, Any]:
+    whole = model.model_json_schema()
+    definitions = whole.pop("$defs", {})
+    found = _inlined(whole, definitions)
+    properties = {name: _key(name, model, content) for name, content in found["properties"].items()}
+    properties["defaults"] = {"type": "array", "description": "the files that this one builds on"}
+    if model is Keys:
+        properties["hydra"] = {"description": "Hydra's own settings"}
+    else:
+        said = "the class or function that is called with these keys"
+        properties["_target_"] = {"type": "string", "description": said}
+    # Beyond their own keys, some take the arguments of whatever class `_target_` names.
+    open_ended = issubclass(model, Section) and model.to_target
+    return {"type": "object", "properties": properties, "additionalProperties": open_ended}
 
 
-def _key(field: "Field[Any]") -> dict[str, Any]:
-    if is_dataclass(field.type):
-        return _object(field.type)
-    said = {"description": field.metadata["doc"]}
-    if choices := field.metadata.get("choices"):
-        return {**said, "anyOf": [{"enum": list(choices)}, INTERPOLATION]}
-    if field.type is Any:
-        return said
-    types = [TYPES[part] for part in get_args(field.type) or (field.type,)]
-    limits = {LIMITS[name]: limit for name, limit in field.metadata.items() if name in LIMITS}
-    return {**said, "anyOf": [{"type": types, **limits}, INTERPOLATION]}
+def _key(name: str, model: type[BaseModel], content: dict[str, Any]) -> dict[str, Any]:
+    inner: Any = model.model_fields[name].annotation
+    if isinstance(inner, type) and issubclass(inner, Section):
+        return _object(inner)
+    said = {"description": content.pop("description", "")}
+    for noise in ("default", "title"):
+        content.pop(noise, None)
+    return {**said, "anyOf": [*content.pop("anyOf", [content]), INTERPOLATION]} if content else said
+
+
+def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
+    """Replace references by what they refer to: editors show it better."""
+    if isinstance(node, list):
+        return [_inlined(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if reference := node.get("$ref"):
+        return _inlined(definitions[reference.rpartition("/")[2]], definitions)
+    return {name: _inlined(value, definitions) for name, value in node.items() if name != "title"}
 
 
 def main() -> None:

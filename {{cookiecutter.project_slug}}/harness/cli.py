@@ -7,34 +7,38 @@ import argparse
 import importlib
 import logging
 import os
-import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
+from harness.config import schema
 from harness.config.check import check
 from harness.config.compose import (
     CONF,
     VERSION_BASE,
     compose,
+    groups,
     hydra_errors_as_user_errors,
+    known_keys_named,
     nearest,
     normalize_overrides,
+    quoted,
 )
+from harness.config.habits import translated
 from harness.config.help import help_page
-from harness.errors import BAD_INPUT, UserError
+from harness.config.jobs import sweep, sweep_overrides
+from harness.config.protection import unprotected
+from harness.errors import BAD_INPUT, Stopped, UserError
 from harness.run import caches, debug_folder, environment
 from harness.run.folder import choose_folder
 from harness.telemetry.logs import rank
@@ -48,8 +52,9 @@ def run(target: str, *, debug: bool = False) -> None:
     `debug` clears the debug folder before, and takes the preset `default` where no other is named.
     """
     with report_user_errors():
+        to_project_folder()
         environment.apply(environment.read_dotenv(Path(".env")))
-        args = get_args_parser().parse_args()
+        args = arguments_of_hydra(sys.argv[1:])
         if args.help:
             print(help_page())
             return
@@ -60,7 +65,49 @@ def run(target: str, *, debug: bool = False) -> None:
             overrides = prepare(overrides, multirun=args.multirun, clear=debug)
         flags = [word for word in sys.argv[1:] if word not in args.overrides]
         sys.argv = [sys.argv[0], *flags, *overrides]
-        _hydra_main(target)
+        _hydra_main(target, multirun=args.multirun)
+
+
+def to_project_folder() -> None:
+    """Go to the project's own folder from one below it, such as devtools/: paths are relative to the project."""
+    project = CONF.parent
+    if project in Path.cwd().resolve().parents:
+        print(f"Paths are relative to the project, {project}.", file=sys.stderr)
+        os.chdir(project)
+
+
+def arguments_of_hydra(words: Sequence[str]) -> argparse.Namespace:
+    """Parse flags and overrides. Raises UserError, with the key to type, for flags and keys of other tools."""
+    args, strangers = get_args_parser().parse_known_args(words)
+    if not strangers and not any(_is_habit(word) for word in args.overrides):
+        return args
+    more = _habits()
+    said = []
+    for number, word in enumerate(words):
+        if word in strangers:
+            following = words[number + 1] if number + 1 < len(words) else ""
+            value = "" if "=" in word or following.startswith("-") or "=" in following else following
+            meant = translated(f"{word}={value}" if value else word, more)
+            said.append(f"There is no flag {word}." + (f" Type {meant}" if meant else _KEYS_HAVE_NO_DASHES))
+        elif _is_habit(word) and (meant := translated(word, more)):
+            said.append(f"There is no key {word.partition('=')[0]!r}. Did you mean {meant}?")
+    if said:
+        raise UserError("\n".join(said))
+    return args
+
+
+_KEYS_HAVE_NO_DASHES = " Keys are typed as KEY=VALUE; python train.py --help lists them."
+
+
+def _is_habit(word: str) -> bool:
+    key = word.partition("=")[0]
+    return (
+        key.isidentifier() and key not in (*groups(), *schema.Root.model_fields) and bool(translated(word, _habits()))
+    )
+
+
+def _habits() -> Mapping[str, str]:
+    return schema.declared(known_keys_named()).habits
 
 
 def prepare(overrides: Sequence[str], *, multirun: bool, clear: bool = False) -> list[str]:
@@ -74,11 +121,10 @@ def prepare(overrides: Sequence[str], *, multirun: bool, clear: bool = False) ->
     isolated = enter_debug_folder(first.debug, clear=clear) if first.debug.folder is not None else {}
     environment.apply({**isolated, **first.env})
     for cfg in configs:
-        instantiate(cfg.data.source).check()
+        schema.declared(cfg).look(cfg)
     if multirun:
-        name = first.sweep.name or sweep_name(overrides)
-        return [*overrides, f"sweep.name={name}"]
-    return [*overrides, f"run.name={choose_folder(first)}"]
+        return [*overrides, *sweep_overrides(overrides, configs)]
+    return [*overrides, f"++run.name={quoted(choose_folder(first))}"]
 
 
 def enter_debug_folder(debug: DictConfig, *, clear: bool) -> Mapping[str, environment.Value]:
@@ -91,21 +137,6 @@ def enter_debug_folder(debug: DictConfig, *, clear: bool) -> Mapping[str, enviro
     return isolated
 
 
-def sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the jobs of `a=1,2 b=3,4` as lists of overrides. What only a sweeper can choose (`interval(0,1)`) is left
-    out."""
-    with hydra_errors_as_user_errors():
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    fixed = [item for item in parsed if not item.is_sweep_override() or item.is_discrete_sweep()]
-    return BasicSweeper.split_arguments(fixed, None)[0]
-
-
-def sweep_name(overrides: Sequence[str]) -> str:
-    """Return a folder name for a multirun, the same for the same overrides: `model=14m,30m` gives `model-14m-30m`."""
-    words = re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(overrides)).strip("-.")
-    return f"sweep-{words[:80]}"
-
-
 def tool(target: str, parser: argparse.ArgumentParser, **given: Any) -> None:
     """Run `module:function` on parsed arguments: the frame of the commands that take a run instead of a config."""
     with report_user_errors():
@@ -114,8 +145,7 @@ def tool(target: str, parser: argparse.ArgumentParser, **given: Any) -> None:
 
 @dataclass(frozen=True)
 class Command:
-    """One line in the table of `python -m lm`. `module` has `arguments()`, a parser, and `TARGET`:
-    `module:function`."""
+    """A line in the table of `python -m lm`. `module` has `arguments()`, a parser, and `TARGET`: `module:function`."""
 
     name: str
     module: str
@@ -158,6 +188,10 @@ def load(target: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
 
 
+class Ended(BaseException):
+    """Carries a job's exception past Hydra, which would print all overrides before it. `__cause__` is the exception."""
+
+
 @contextmanager
 def report_user_errors() -> Iterator[None]:
     """Print a UserError as its sentence and exit with its code; HYDRA_FULL_ERROR=1 shows the traceback."""
@@ -172,16 +206,36 @@ def report_user_errors() -> Iterator[None]:
             traceback.print_exc()
         print(error, file=sys.stderr)
         sys.exit(error.code)
+    except KeyboardInterrupt:  # before training listens to it, or in a tool
+        if wants_traceback:
+            traceback.print_exc()
+        print("Stopped by Ctrl-C.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
-def _hydra_main(target: str) -> None:
+def _hydra_main(target: str, *, multirun: bool) -> None:
+    failed: list[Exception] = []
+
     def task(cfg: DictConfig) -> Any:
         with open_dict(cfg):
             cfg.run.dir = _relative(HydraConfig.get().runtime.output_dir)
-        check(cfg)
-        return load(target)(cfg)
+        try:
+            check(cfg)
+            for sentence in unprotected(cfg):
+                log.warning("%s", sentence)
+            return load(target)(cfg)
+        except Exception as error:
+            if not multirun or isinstance(error, Stopped):
+                raise Ended from error
+            log.error("%s failed: %s", cfg.run.name, error)  # the other jobs go on
+            failed.append(error)
 
-    hydra.main(config_path=str(CONF), config_name="train", version_base=VERSION_BASE)(task)()
+    try:
+        hydra.main(config_path=str(CONF), config_name="train", version_base=VERSION_BASE)(task)()
+    except Ended as ended:
+        failed.insert(0, cast(Exception, ended.__cause__))
+    if failed:
+        raise failed[0]
 
 
 def _relative(folder: str) -> str:

@@ -1,89 +1,208 @@
-"""Is every value of a composed config of the right type, in its range, and usable on this machine?"""
+"""Is every value of a composed config of the right type, in its range, and usable on this machine?
 
-import os
-from collections.abc import Iterator
-from dataclasses import Field, fields, is_dataclass
-from pathlib import Path
-from typing import Any
+What a section declares is checked by pydantic; what a `_target_` takes is read from its source (signatures.py), so that
+a callback or an optimizer of one's own is checked like ours. Nothing heavy is imported and nothing is written.
+"""
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException, ValidationError
+import functools
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from harness.config import schema
-from harness.config.compose import hydra_errors_as_user_errors
+from harness.config.compose import hydra_errors_as_user_errors, known_keys, nearest
+from harness.config.habits import HABITS
+from harness.config.sentences import explain, show
+from harness.config.signatures import NoSuchTarget, Signature, signature
 from harness.errors import UserError
 
-# A byte-level BPE starts from the 256 bytes and the end-of-text token.
-SMALLEST_VOCABULARY = 257
+HYDRAS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+OURS = ("harness.", "lm.")
+CLOSE = 0.85  # where a target takes anything, only what is this near to one of its own names is a typo
 
 
 def check(cfg: DictConfig) -> None:
-    """Raise one UserError that lists everything wrong with `cfg`. Reads the disk, writes nothing, imports no torch."""
+    """Raise one UserError that lists everything wrong with `cfg`. Numbers given for texts become texts in `cfg`."""
+    keys = schema.declared(cfg)
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    if amiss := list(_structure(keys, plain, "")):  # else what interpolates it would be blamed
+        raise UserError("\n".join(amiss))
     with hydra_errors_as_user_errors():
-        OmegaConf.resolve(cfg.copy())
-    complaints = [*_values(cfg, schema.Root), *_vocabulary(cfg), *_lengths(cfg), *_run_folder(Path(cfg.run.dir))]
+        container = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(container, dict)
+    checker = Checker(keys, container)
+    complaints = list(dict.fromkeys(checker.all()))
+    if not complaints:
+        checker.write_back(cfg)
+        complaints = list(checker.keys.complaints(cfg))
     if complaints:
         raise UserError("\n".join(complaints))
 
 
-def _values(node: Any, model: type, prefix: str = "") -> Iterator[str]:
-    typed = OmegaConf.structured(model)
-    for field in fields(model):
-        if field.name not in node:
-            continue
-        if isinstance(field.type, type) and is_dataclass(field.type):
-            yield from _values(node[field.name], field.type, f"{prefix}{field.name}.")
-            continue
-        value, name = node[field.name], f"{prefix}{field.name}"
+class Checker:
+    """Walks a resolved config once for its sections and once for its targets."""
+
+    def __init__(self, keys: type[schema.Root], container: dict[Any, Any]) -> None:
+        self.keys = keys
+        self.container = container
+        self.texts: dict[str, str] = {}  # numbers that were given where a text belongs
+
+    def all(self) -> Iterator[str]:
+        yield from self._section(self.keys, self.container, "")
+        yield from self._strangers()
+        for group in ("callbacks", "logger"):
+            yield from self._entries(group)
+        for name, value in self.container.items():
+            yield from self._targets(name, value)
+
+    def write_back(self, cfg: DictConfig) -> None:
+        with open_dict(cfg):
+            for key, text in self.texts.items():
+                OmegaConf.update(cfg, key, text)
+
+    def _section(self, model: type[schema.Section], node: Mapping[Any, Any], prefix: str) -> Iterator[str]:
+        for name, info in model.model_fields.items():
+            key = f"{prefix}{name}"
+            inner = info.annotation
+            if name not in node:
+                continue
+            if schema.is_section(inner):
+                yield from self._section(inner, node[name], f"{key}.")
+            else:
+                yield from self._value(key, node[name], _whole(info), info.description or "")
+        if prefix and "_target_" not in node:
+            known = list(model.model_fields)
+            for name in node:
+                if name not in known and name not in HYDRAS:
+                    yield self._no_key(f"{prefix}{name}", [f"{prefix}{field}" for field in known])
+
+    def _strangers(self) -> Iterator[str]:
+        """Keys of one's own at the top are fine, for interpolations; what looks like one of ours is a typo."""
+        known = list(self.keys.model_fields)
+        for name, value in self.container.items():
+            if name == "experiment" and isinstance(value, dict):
+                yield "A file in conf/experiment/ lacks its first line: # @package _global_"
+            elif name not in known and nearest(str(name), known):
+                yield self._no_key(str(name), known)
+
+    def _entries(self, group: str) -> Iterator[str]:
+        entries: Any = self.container.get(group)
+        for name, entry in (entries if isinstance(entries, dict) else {}).items():
+            if isinstance(entry, dict) and "_target_" not in entry:
+                others = [f"{group}.{other}" for other in entries if other != name]
+                guess = nearest(f"{group}.{name}", others)
+                yield f"{group}.{name} has no _target_, which names its class.{guess}"
+
+    def _targets(self, key: str, node: Any) -> Iterator[str]:
+        if isinstance(node, list):
+            for number, item in enumerate(node):
+                yield from self._targets(f"{key}[{number}]", item)
+        if not isinstance(node, dict):
+            return
+        for name, value in node.items():
+            yield from self._targets(f"{key}.{name}", value)
+        if "_target_" in node:
+            yield from self._target(key, node)
+
+    def _target(self, key: str, node: dict[Any, Any]) -> Iterator[str]:
+        target = node["_target_"]
+        info = self.keys.model_fields.get(key)
+        section = info.annotation if info else None
+        fields = set(section.model_fields) if schema.is_section(section) else set()
+        if section is schema.Trainer and set(node) <= fields | HYDRAS and target == "lightning.pytorch.Trainer":
+            return  # its source is long, and everything in it is known
+        if not isinstance(target, str):
+            yield f"{key}._target_={show(target)} is not the dotted name of a class or a function."
+            return
+        if refusal := self.keys.refusal(target):
+            yield f"{key}._target_={target} {refusal}"
+            return
         try:
-            typed[field.name] = value
-        except (ValidationError, OmegaConfBaseException):
-            yield f"{name}={value} is not {_kind(field)}: {name} is {field.metadata['doc']}."
-            continue
-        yield from _range(name, typed[field.name], field)
+            found = signature(self.keys.defined_in(target))
+        except NoSuchTarget as error:
+            yield f"{key}._target_={target} does not exist: there is no {error.missing}.{nearest(target, error.names)}"
+            return
+        if schema.is_section(section) and section.to_target:
+            fields = set()
+        yield from self._arguments(key, node, found, fields)
+
+    def _arguments(self, key: str, node: dict[Any, Any], found: Signature, fields: set[str]) -> Iterator[str]:
+        target = node["_target_"]
+        for name, value in node.items():
+            if name in HYDRAS or name in fields or name in self.keys.also_taken(target):
+                continue
+            if name in found.arguments:
+                yield from self._argument(f"{key}.{name}", value, found.arguments[name], target)
+            elif other := self.keys.other_name(str(name), target):
+                yield f"There is no key {key}.{name} here: {target} calls it {other}. Type {key}.{other}={show(value)}."
+            elif not found.open or nearest(str(name), list(found.arguments), cutoff=CLOSE):
+                takes = [other for other in found.arguments if other in node or other not in found.required]
+                near = [f"{key}.{argument}" for argument in (*takes, *fields)]
+                yield self._no_key(f"{key}.{name}", near, why=f" {target} takes no {name}.")
+        if key.startswith("callbacks.") and "_args_" not in node:
+            for name in found.required:
+                if name not in node:
+                    yield f"{key}.{name} is missing: {target} needs it."
+
+    def _argument(self, key: str, value: Any, kind: Any, target: str) -> Iterator[str]:
+        if isinstance(value, dict) and "_target_" in value:
+            return  # what is built from it is known only then
+        said = list(self._value(key, value, kind, ""))
+        yield from said
+        negative = isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0
+        if negative and not said and target.startswith(OURS):  # no option of ours counts below nothing
+            yield f"{key}={show(value)} is too small: the least is 0."
+
+    def _value(self, key: str, value: Any, kind: Any, doc: str) -> Iterator[str]:
+        if kind is Any:
+            return
+        try:
+            fine = adapter(kind).validate_python(value)
+        except ValidationError as error:
+            yield explain(key, value, kind, error, doc)
+            return
+        if isinstance(fine, str) and not isinstance(value, str):
+            self.texts[key] = fine
+
+    def _no_key(self, key: str, near: list[str], why: str = "") -> str:
+        name = key.rpartition(".")[2]
+        habit = self.keys.habits.get(name) or HABITS.get(name, "")
+        beside = {other.rpartition(".")[2]: other for other in near}
+        close = get_close_matches(name, beside, n=1, cutoff=0.6)
+        guess = f" Did you mean {habit}?" if habit else f" Did you mean {beside[close[0]]}?" if close else ""
+        guess = guess or nearest(name, [known for known in known_keys() if known != key], cutoff=0.75)
+        cure = "" if guess or not why else f" Leave it out with ~{key}."
+        return f"There is no key {key!r}.{guess}{why}{cure}"
 
 
-def _range(name: str, value: Any, field: "Field[Any]") -> Iterator[str]:
-    limits = field.metadata
-    if "choices" in limits and value not in limits["choices"]:
-        yield f"{name}={value} is none of {', '.join(str(choice).lower() for choice in limits['choices'])}."
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+@functools.cache
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind, config={"coerce_numbers_to_str": True})
+
+
+def _structure(model: type[schema.Section], node: Any, prefix: str) -> Iterator[str]:
+    """Yield which groups and keys are not there at all."""
+    if not isinstance(node, dict):
+        keys = ", ".join(f"{prefix}{field}" for field in list(model.model_fields)[:3])
+        yield f"{prefix.rstrip('.')}={show(node)} is not a group of keys: there are {keys}, …"
         return
-    if "least" in limits and not value >= limits["least"]:
-        yield f"{name}={value} is too small: the least is {limits['least']}."
-    if "above" in limits and not value > limits["above"]:
-        yield f"{name}={value} is too small: it must be above {limits['above']}."
-    if "most" in limits and not value <= limits["most"]:
-        yield f"{name}={value} is too large: the most is {limits['most']}."
+    for name, info in model.model_fields.items():
+        inner = info.annotation
+        if name not in node and info.is_required():
+            group = prefix.rstrip(".")
+            files = f" A file in conf/{group}/ can begin with defaults: [base, _self_]." if group else ""
+            yield f"{prefix}{name} is missing: {info.description or 'every run has that group of keys'}.{files}"
+        elif name in node and schema.is_section(inner):
+            yield from _structure(inner, node[name], f"{prefix}{name}.")
 
 
-def _kind(field: "Field[Any]") -> str:
-    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "None": "null"}
-    text = field.type.__name__ if isinstance(field.type, type) else str(field.type)
-    return " or ".join(names.get(part.strip(), part.strip()) for part in text.split("|"))
-
-
-def _vocabulary(cfg: DictConfig) -> Iterator[str]:
-    size = OmegaConf.select(cfg, "model.config.vocab_size")
-    if isinstance(size, int) and size < SMALLEST_VOCABULARY:
-        yield f"model.config.vocab_size={size} is too small: bytes and the end of a text need {SMALLEST_VOCABULARY}."
-
-
-def _lengths(cfg: DictConfig) -> Iterator[str]:
-    if cfg.trainer.max_steps == -1 and cfg.trainer.get("max_epochs") in (None, -1):
-        yield "The run would never end: set trainer.max_steps or trainer.max_epochs."
-    for name, instead in (
-        ("gradient_clip_val", "callbacks.nan_guard.max_grad_norm"),
-        ("logger", "logger=…"),
-        ("callbacks", "+callbacks.mine=…"),
-    ):
-        if cfg.trainer.get(name) is not None:
-            yield f"trainer.{name} is decided elsewhere: use {instead}."
-
-
-def _run_folder(folder: Path) -> Iterator[str]:
-    here = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not here.is_dir():
-        yield f"The run folder {folder} cannot be made: {here} is a file. Try run.root=FOLDER."
-    elif not os.access(here, os.W_OK):
-        yield f"The run folder {folder} cannot be written: no permission in {here}. Try run.root=FOLDER."
+def _whole(info: FieldInfo) -> Any:
+    """Return a field's type with its limits."""
+    kind: Any = info.annotation
+    for limit in info.metadata:
+        kind = Annotated[kind, limit]
+    return kind

@@ -1,25 +1,29 @@
 """From a command line to a config, with every mistake answered by one sentence and the nearest right name."""
 
 import difflib
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.config import schema
 from harness.config.identity import default_name
+from harness.config.schema import Root, declared, is_section
 from harness.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 VERSION_BASE = "1.3"
+NO_GROUPS = ("hydra", "plumbing")
+MAY_BE_EMPTY = ("callbacks", "logger")
 
 OmegaConf.register_new_resolver("project_folder", lambda: str(CONF.parent), replace=True)
 OmegaConf.register_new_resolver("run_name", lambda _root_: default_name(_root_), replace=True)
@@ -28,26 +32,50 @@ OmegaConf.register_new_resolver("run_name", lambda _root_: default_name(_root_),
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """Return the config of `python train.py OVERRIDES`, without hydra's own node. Raises UserError for a mistake in
     it."""
-    with hydra_errors_as_user_errors(), initialize_config_dir(str(CONF), version_base=VERSION_BASE):
-        return hydra_compose("train", list(normalize_overrides(overrides)))
+    with hydra_errors_as_user_errors():
+        words = list(normalize_overrides(overrides))
+        with initialize_config_dir(str(CONF), version_base=VERSION_BASE):
+            try:
+                return hydra_compose("train", words)
+            except (HydraException, OmegaConfBaseException, yaml.YAMLError):
+                raise
+            # Odd files and odd values make Hydra raise whatever its code stumbles over.
+            except Exception as error:
+                raise UserError(_stumbled(words, error)) from error
 
 
 def normalize_overrides(overrides: Sequence[str]) -> Iterator[str]:
-    """Let Lightning's own arguments and debug presets be typed without a `+`, though they are not in the config by
-    default.
+    """Let keys be typed without `+` where the files leave them to a library, and values without quotes.
 
-    Debug presets are put on top of the preset `default`, here and not by a defaults list in each: in
-    `+debug=[mps,resume]`, the second one's list would bring `default` again and undo what the first one changed.
+    What is in a group is checked by `harness.config.check`, which knows the arguments of every `_target_`; so Hydra
+    need not know them (`++`). Debug presets are put on top of the preset `default`, here and not by a defaults list in
+    each: in `+debug=[mps,resume]`, the second one's list would bring `default` again and undo what the first changed.
     """
-    arguments = {f"trainer.{field.name}" for field in fields(schema.Trainer)}
     for override in overrides:
         key, _, value = override.partition("=")
-        if key in arguments:
-            yield f"++{override}"
-        elif key in ("debug", "+debug"):
+        if key in ("debug", "+debug"):
             yield f"+debug={','.join(_on_default(choice) for choice in _alternatives(value))}"
+        elif key in MAY_BE_EMPTY and value.strip() == "null":
+            yield f"~{key}"
         else:
-            yield override
+            word = _quoted(override)
+            yield f"++{word}" if key.partition(".")[0] in _sections() and "." in key else word
+
+
+def quoted(value: str) -> str:
+    """Return a text as Hydra's grammar reads it back, whatever is in it."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _quoted(override: str) -> str:
+    """Quote a value that Hydra's grammar refuses (an accent, a bracket), unless it looks like a list or like quotes."""
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        key, equals, value = override.partition("=")
+        if equals and re.fullmatch(r"[^,\[\]{}\"$]+", value):
+            return f"{key}={quoted(value)}"
+    return override
 
 
 def _on_default(choice: str) -> str:
@@ -64,7 +92,10 @@ def _alternatives(value: str) -> list[str]:
 
 @contextmanager
 def hydra_errors_as_user_errors() -> Iterator[None]:
-    """Turn what Hydra and OmegaConf raise for a mistake on the command line into a UserError."""
+    """Turn what Hydra and OmegaConf raise for a mistake on the command line into a UserError.
+
+    A UserError that was raised inside a `_target_` comes through as it is.
+    """
     try:
         yield
     except MissingConfigException as error:
@@ -74,24 +105,60 @@ def hydra_errors_as_user_errors() -> Iterator[None]:
             f"Cannot read the override {error.override!r}: {_first_line(error)}.",
             cure="Quote what has spaces, commas or braces, for example 'key=\"a b\"'.",
         ) from error
+    except InstantiationException as error:
+        raise _inside(error) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_composition(error)) from error
+    except yaml.YAMLError as error:
+        raise UserError(_broken(error)) from error
 
 
+def _inside(error: BaseException) -> UserError:
+    """Return the UserError that a target raised, or one with the type, the message and the key in the config."""
+    text = str(error)
+    reason: BaseException = error
+    while reason.__cause__ is not None:
+        reason = reason.__cause__
+        if isinstance(reason, UserError):
+            return reason
+    key, target = re.search(r"full_key: (\S+)", text), re.search(r"'([\w.]+)'", text)
+    where = f"{key[1]}: " if key else ""
+    what = " ".join(str(reason).split()) or "no message"
+    if reason is error:
+        return UserError(f"{where}{what}.")
+    return UserError(f"{where}{target[1] if target else 'a target'} raised {type(reason).__name__}: {what}")
+
+
+@functools.cache
 def known_keys() -> list[str]:
     """Return every key that can be typed: those of the default config, of the schema, and the groups."""
     with initialize_config_dir(str(CONF), version_base=VERSION_BASE):
         cfg = hydra_compose("train")
     keys = set(_keys(OmegaConf.to_container(cfg, resolve=False)))
-    for group in fields(schema.Root):
-        if is_dataclass(group.type):
-            keys |= {f"{group.name}.{field.name}" for field in fields(group.type)}
+    for name, info in declared(cfg).model_fields.items():
+        if is_section(info.annotation):
+            keys |= {f"{name}.{field}" for field in info.annotation.model_fields}
     return sorted(keys | set(groups()))
 
 
+def known_keys_named() -> DictConfig:
+    """Return the part of the config that names the module of the experiment's keys: composing all takes longer."""
+    named = OmegaConf.load(CONF / "plumbing" / "known_keys.yaml")
+    assert isinstance(named, DictConfig)
+    return named
+
+
+@functools.cache
 def groups() -> list[str]:
     """Return the config groups: the folders of conf/ that hold choices."""
-    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
+    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name not in NO_GROUPS)
+
+
+@functools.cache
+def _sections() -> frozenset[str]:
+    kinds = {name: info.annotation for name, info in Root.model_fields.items()}
+    mappings = {name for name, kind in kinds.items() if is_section(kind) or get_origin(kind) is dict}
+    return frozenset(mappings | set(groups())) - {"experiment"}
 
 
 def choices(group: str) -> list[str]:
@@ -99,10 +166,11 @@ def choices(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF / group).glob("*.yaml") if file.stem != "base")
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
+def nearest(name: str, names: Sequence[str], cutoff: float = 0.6) -> str:
     """Return ` Did you mean x?` for the nearest of `names`, or nothing where none is near."""
+    names = [other for other in names if other != name]
     by_last = {candidate.rpartition(".")[2]: candidate for candidate in reversed(names)}
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
     found = found or [
         by_last[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last, n=1, cutoff=0.75)
     ]
@@ -128,7 +196,25 @@ def _composition(error: Exception) -> str:
         if name == "debug":
             return "Debug presets are added to what is there: type +debug=… with a plus."
         return f"There is no key {name!r}.{nearest(name, known_keys())} A new key of your own needs a plus: +{name}=…"
-    return _first_line(error).rstrip(".") + "."
+    where = re.search(r"full_key: (\S+)", text)
+    return f"{f'{where[1]}: ' if where else ''}{_first_line(error).rstrip('.')}."
+
+
+def _stumbled(words: Sequence[str], error: Exception) -> str:
+    """Say what Hydra could not do with these words, and with which of them where one alone has a strange value."""
+    empty = [word for word in words if word.partition("=")[0] in groups() and not re.search(r"=\s*[\w\[]", word)]
+    null = [word for word in words if word.partition("=")[0] in groups() and word.endswith("=null")]
+    for word in (*null, *empty):
+        group = word.partition("=")[0]
+        return f"{word} leaves out what every run has. The choices in conf/{group}/ are {', '.join(choices(group))}."
+    return f"The config cannot be composed: {type(error).__name__}: {_first_line(error)}."
+
+
+def _broken(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "A file in conf/"
+    problem = getattr(error, "problem", None) or _first_line(error)
+    return f"{where.strip()} is not valid YAML: {problem}."
 
 
 def _first_line(error: Exception) -> str:

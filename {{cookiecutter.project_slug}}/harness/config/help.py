@@ -1,11 +1,10 @@
 """What `python train.py --help` prints: the choices, the keys and the flags, read from conf/ and the schema."""
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from textwrap import fill
 
-from harness.config import schema
-from harness.config.compose import choices, groups
+from harness.config.compose import choices, groups, known_keys_named
+from harness.config.schema import declared, is_section
 
 USAGE = """Train, or continue: the same command continues its own run.
 
@@ -55,13 +54,14 @@ def _choices() -> Iterator[str]:
 
 
 def _keys() -> Iterator[str]:
-    for field in fields(schema.Root):
-        if not is_dataclass(field.type):
-            yield _line(field.name, field.metadata["doc"])
+    for name, info in declared(known_keys_named()).model_fields.items():
+        inner = info.annotation
+        if not is_section(inner):
+            yield _line(name, info.description or "")
             continue
-        for inner in fields(field.type):
-            if field.name != "trainer" or inner.name in EVERYDAY:
-                yield _line(f"{field.name}.{inner.name}", inner.metadata["doc"])
+        for key, field in inner.model_fields.items():
+            if name != "trainer" or key in EVERYDAY:
+                yield _line(f"{name}.{key}", field.description or "")
 
 
 def _line(name: str, doc: str) -> str:

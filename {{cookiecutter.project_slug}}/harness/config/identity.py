@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from fnmatch import fnmatch
 from typing import Any
 
@@ -19,6 +20,7 @@ NOT_IDENTITY = (
     "logger",
     "env",
     "debug",
+    "known_keys",
     "callbacks.progress",
     "callbacks.checkpoint",
     "callbacks.signals",
@@ -30,7 +32,6 @@ NOT_IDENTITY = (
     "model.attention",
     "model.compile",
     "model.gradient_checkpointing",
-    "model.parameters",
     "trainer.*",
 )
 # Of Lightning's arguments only these change what is learned.
@@ -44,6 +45,15 @@ TRAINER_IDENTITY = (
     "overfit_batches",
 )
 
+
+# Part of the experiment, and yet what our own advice says to change on a run: after running out of memory, or after NaN
+# in half precision. Such a run goes on, and what was changed is said and written down. The hash in a default name
+# changes with them, so that the run has to be named: run.name=….
+ADVISED = (
+    "data.batch_size",
+    "trainer.accumulate_grad_batches",
+    "trainer.precision",
+)
 
 # Where a change between two attempts is worth saying; the rest is names and folders, or follows from these.
 FREE = (
@@ -73,8 +83,12 @@ def digest(cfg: DictConfig) -> str:
 
 
 def default_name(cfg: DictConfig) -> str:
-    """Return `<model>-<data>-<hash>`, for example `14m-stdlib-1f0c9a3e`."""
-    return f"{cfg.model.name}-{cfg.data.name}-{digest(cfg)[:8]}"
+    """Return `<model>-<data>-<hash>`, for example `14m-stdlib-1f0c9a3e`, and what keeps jobs of a multirun apart."""
+    name = f"{cfg.model.name}-{cfg.data.name}-{digest(cfg)[:8]}"
+    for key in cfg.sweep.get("apart") or ():
+        value = re.sub(r"[^A-Za-z0-9.]+", "_", str(OmegaConf.select(cfg, key)))
+        name += f"-{key.rpartition('.')[2]}={value}"
+    return name
 
 
 def difference(old: DictConfig, new: DictConfig) -> list[str]:
@@ -82,17 +96,21 @@ def difference(old: DictConfig, new: DictConfig) -> list[str]:
     return _changed(identity(old), identity(new))
 
 
+def other_experiment(old: DictConfig, new: DictConfig) -> list[str]:
+    """Return such lines for what makes a run another one: not for what our advice says to change on it."""
+    return [line for line in difference(old, new) if line.partition(":")[0] not in ADVISED]
+
+
 def free_changes(old: DictConfig, new: DictConfig) -> list[str]:
     """Return such lines for the keys that may change between two attempts of one run."""
-    before, after = (
-        {key: value for key, value in _resolved(cfg).items() if key.startswith(FREE) and key not in identity(cfg)}
-        for cfg in (old, new)
-    )
+    before, after = (_free(cfg) for cfg in (old, new))
     return _changed(before, after)
 
 
-def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    return _flat(OmegaConf.to_container(cfg, resolve=True))
+def _free(cfg: DictConfig) -> dict[str, Any]:
+    fixed = identity(cfg).keys() - set(ADVISED)
+    values = _flat(OmegaConf.to_container(cfg, resolve=True))
+    return {key: value for key, value in values.items() if key.startswith(FREE) and key not in fixed}
 
 
 def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -1,166 +1,240 @@
-"""The keys that users type: their types, ranges and one sentence each.
+"""The keys that every experiment has: their types, ranges and one sentence each.
 
-YAML holds the values. These classes hold what a value may be: `harness.config.check` merges a composed config into
-them, and the JSON schema for editors is generated from them. Groups whose keys go to a library by `_target_` are open:
-further keys are that library's own arguments.
+YAML holds the values; these classes hold what a value may be. `harness.config.check` compares a composed config with
+them, `--help` prints them, and the JSON schema for editors is generated from them. What only an experiment knows (its
+model, its data) it declares beside its own code, in a class `Keys(Root)`; conf/plumbing names the module.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+import importlib
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard
 
-from omegaconf import MISSING
+from annotated_types import Ge, Gt, Le
+from omegaconf import DictConfig
+from pydantic import AfterValidator, AllowInfNan, BaseModel, ConfigDict, Field, Strict
 
+from harness.config.rules import complaints
+from harness.errors import UserError
 
-def key(
-    doc: str, *, least: float | None = None, above: float | None = None, most: float | None = None, **more: Any
-) -> Any:
-    """Declare a key: its sentence, its range (`least` <= value, `above` < value, value <= `most`) and `choices`."""
-    limits = {"least": least, "above": above, "most": most, "choices": more.pop("choices", None)}
-    assert not more, more
-    return field(
-        default=MISSING, metadata={"doc": doc, **{name: limit for name, limit in limits.items() if limit is not None}}
-    )
+LARGEST = 2**53  # the largest whole number that a float holds exactly: JSON, TensorBoard and schedules use floats
 
 
-@dataclass
-class Run:
-    name: str = key(
-        "the run's folder under `run.root`; by default model, data and a hash of what defines the experiment"
-    )
-    root: str = key("the folder of all runs")
-    dir: str = key("the run folder itself")
+def _no_control_characters(text: str) -> str:
+    if any(ord(character) < 32 for character in text):
+        raise ValueError("has a control character in it")
+    return text
 
 
-@dataclass
-class Sweep:
-    name: str | None = key("the folder of a multirun; by default made from its overrides")
+def _folder_name(name: str) -> str:
+    if not name.strip(" .") or re.search(r'[/\\:*?"<>|]', name) or name != name.strip() or name.endswith("."):
+        raise ValueError("is not the name of a folder: take letters, digits and - _ . = (run.root says where it lies)")
+    if len(name.encode("utf-8", "surrogatepass")) > 200:
+        raise ValueError("is too long for the name of a folder: take at most 200 characters")
+    return name
 
 
-@dataclass
-class Checkpoint:
-    every_n_steps: int | None = key("checkpoint every this many optimizer steps; null for never", least=1)
-    every_minutes: float | None = key("and whenever this many minutes have passed; null for never", above=0)
-    keep_last: int = key("how many of the newest checkpoints of this run are kept", least=1)
-    keep_best: int = key("how many of the checkpoints with the lowest validation loss are kept besides", least=0)
-    max_gb: float | None = key("remove the oldest checkpoints beyond this many GB; null for no limit", above=0)
+def _batches(value: float) -> float:
+    if isinstance(value, float) and value > 1:
+        raise ValueError("is more than all: a number with a point is a share (at most 1.0), one without counts batches")
+    return value
 
 
-@dataclass
-class Debug:
-    folder: str | None = key("what a debug run makes lies below this folder; null without a debug preset")
-    strict: bool = key("a device that is not here is an error instead of a warning")
-    clean: bool = key("`python debug.py` clears the debug folder before it starts")
-    isolate: bool = key("move every cache of Hugging Face into the debug folder, keeping the login")
-    show_data: int | None = key("prepare the data, print so many windows with every token's label, and stop", least=1)
+def _not_none(value: Any) -> Any:
+    if value in (0, "0"):
+        raise ValueError("is no device at all: take 1 or more, -1 for all, or a list such as [0,1]")
+    return value
 
 
-@dataclass
-class Model:
-    name: str = key("the first part of the run's name")
-    parameters: int | None = key("how many parameters the model has; a test counts them", least=1)
-    peak_lr: float = key("the peak learning rate that suits this size; optimizer.lr takes it", least=0)
-    gradient_checkpointing: bool = key(
-        "compute activations again in the backward pass: less memory, about a third slower"
-    )
-    attention: str = key(
-        "transformers' attention kernel", choices=("auto", "eager", "sdpa", "flash_attention_2", "flex_attention")
-    )
-    compile: Any = key("torch.compile for training steps", choices=("auto", True, False))
-    config: Any = key("arguments of the transformers config class named by `_target_`")
+Whole = Annotated[int, Strict(), Ge(-LARGEST), Le(LARGEST)]
+Number = Annotated[float, Strict(), AllowInfNan(False)]
+Flag = Annotated[bool, Strict()]
+Text = Annotated[str, AfterValidator(_no_control_characters)]
+Count = Annotated[Whole, Ge(0)]
+Positive = Annotated[Whole, Ge(1)]
+Amount = Annotated[Number, Ge(0)]
+Above0 = Annotated[Number, Gt(0)]
+Share = Annotated[Number, Ge(0), Le(1)]
+FolderName = Annotated[Text, AfterValidator(_folder_name)]
+Batches = Annotated[Whole | Number, Ge(0), AfterValidator(_batches)]
+Duration = Annotated[str, Field(pattern=r"^\d+:\d+:\d+:\d+$")]
+Anything = dict[Any, Any]
 
 
-@dataclass
-class Data:
-    name: str = key("the second part of the run's name")
-    source: Any = key("where documents come from: a class with `check`, `fingerprint` and `documents`")
-    path: str | None = key("a file, a folder or a glob of UTF-8 text")
-    limit: float | None = key("use a fraction (at most 1.0) or a number of the documents; null for all", above=0)
-    val_fraction: float = key("the share of the documents held out for validation", above=0, most=0.5)
-    batch_size: int = key("the sequences per micro-batch and device", least=1)
-    num_workers: int = key("the number of loader processes; 0 loads in the training process", least=0)
-    prompt: str = key("what samples and generate.py continue; an empty one begins a document")
-    packing: bool = key("let documents follow one another in a window; false for a row each, cut or padded")
-    prepared: str = key("the folder of tokenizers and token files")
+def key(doc: str) -> Any:
+    """Declare a key that the YAML files give a value."""
+    return Field(description=doc)
 
 
-@dataclass
-class Optimizer:
-    lr: float = key("the peak learning rate", least=0)
-    weight_decay: float = key("the decay of matrices; biases and norms have none", least=0)
+def extra(doc: str) -> Any:
+    """Declare a key that may be absent: the library that it goes to has a value of its own."""
+    return Field(default=None, description=doc)
 
 
-@dataclass
-class Scheduler:
-    warmup_steps: int = key("the optimizer steps of linear warm-up", least=0)
-    min_lr_ratio: float = key("the last learning rate as a share of the peak", least=0, most=1)
+class Section(BaseModel):
+    """A mapping in the config. `to_target`: all its keys are arguments of what its `_target_` names."""
+
+    model_config = ConfigDict(defer_build=True)  # never built whole: each key is checked alone
+    to_target: ClassVar[bool] = False
 
 
-@dataclass
-class Trainer:
+def is_section(kind: Any) -> TypeGuard[type[Section]]:
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+class Run(Section):
+    name: FolderName = key("the run's folder below run.root; by default model, data and a hash of the experiment")
+    root: Text = key("the folder of all runs")
+    dir: Text = key("the run folder itself")
+
+
+class Sweep(Section):
+    name: FolderName | None = key("the folder of a multirun; by default made from its overrides")
+    apart: list[str] = key("keys outside the experiment by which the jobs of a multirun differ; filled by it")
+
+
+class Checkpoint(Section):
+    every_n_steps: Positive | None = key("checkpoint every this many optimizer steps; null for never")
+    every_minutes: Above0 | None = key("and whenever this many minutes have passed; null for never")
+    keep_last: Positive = key("how many of the newest checkpoints of this run are kept")
+    keep_best: Count = key("how many of the checkpoints with the lowest validation loss are kept besides")
+    max_gb: Above0 | None = key("remove the oldest checkpoints beyond this many GB; null for no limit")
+
+
+class Debug(Section):
+    folder: Text | None = key("what a debug run makes lies below this folder; null without a debug preset")
+    strict: Flag = key("a device that is not here is an error instead of a warning")
+    clean: Flag = key("`python debug.py` clears the debug folder before it starts")
+    isolate: Flag = key("move every cache of Hugging Face into the debug folder, keeping the login")
+    show_data: Positive | None = key("prepare the data, print so many windows with every token's label, and stop")
+
+
+Strategy = Literal[
+    "auto", "ddp", "ddp_spawn", "ddp_fork", "ddp_notebook", "ddp_find_unused_parameters_true",
+    "ddp_find_unused_parameters_false", "ddp_spawn_find_unused_parameters_true",
+    "ddp_spawn_find_unused_parameters_false", "ddp_fork_find_unused_parameters_true",
+    "ddp_fork_find_unused_parameters_false", "ddp_notebook_find_unused_parameters_true",
+    "ddp_notebook_find_unused_parameters_false", "fsdp", "fsdp_cpu_offload", "deepspeed", "deepspeed_stage_1",
+    "deepspeed_stage_2", "deepspeed_stage_2_offload", "deepspeed_stage_3", "deepspeed_stage_3_offload",
+    "deepspeed_stage_3_offload_nvme", "single_device", "single_tpu", "single_xla", "xla", "xla_debug",
+]  # fmt: skip
+Precision = Literal[
+    "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "transformer-engine",
+    "transformer-engine-float16", "bf16", "16", "32", "64", 16, 32, 64,
+]  # fmt: skip
+
+
+class Trainer(Section):
     """Lightning's own arguments under their own names (a test compares the list with its signature), and `mps_fix`."""
 
-    accelerator: Any = key("auto, cpu, gpu, mps, …")
-    strategy: Any = key("auto, ddp, fsdp, …")
-    devices: Any = key("how many devices, or which")
-    num_nodes: int = key("machines", least=1)
-    precision: Any = key("auto, 32-true, bf16-mixed, 16-mixed, bf16-true, …")
-    logger: Any = key("use the logger group instead")
-    callbacks: Any = key("use the callbacks group instead")
-    fast_dev_run: Any = key("true or a number: run so many batches of everything and log nothing")
-    max_epochs: int | None = key("stop after so many passes over the data", least=-1)
-    min_epochs: int | None = key("do at least so many passes", least=0)
-    max_steps: int = key("stop after so many optimizer steps; -1 for no limit", least=-1)
-    min_steps: int | None = key("do at least so many optimizer steps", least=0)
-    max_time: Any = key("stop after this time, DD:HH:MM:SS")
-    limit_train_batches: Any = key("a number or a fraction of the batches of an epoch", least=0)
-    limit_val_batches: Any = key("a number or a fraction of the validation batches", least=0)
-    limit_test_batches: Any = key("a number or a fraction of the test batches", least=0)
-    limit_predict_batches: Any = key("a number or a fraction of the prediction batches", least=0)
-    overfit_batches: Any = key("train and validate on so many batches", least=0)
-    val_check_interval: Any = key("validate every so many micro-batches, or this fraction of an epoch", above=0)
-    check_val_every_n_epoch: int | None = key(
-        "validate every so many epochs; null to count batches across epochs", least=1
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = key("auto, cpu, gpu or mps")
+    strategy: Strategy | Anything = extra("auto, ddp, fsdp, …")
+    devices: Annotated[
+        Annotated[Whole, Ge(-1)]
+        | Annotated[str, Field(pattern=r"^(auto|-?\d+(\s*,\s*\d+)*)$")]
+        | Annotated[list[Count], Field(min_length=1)],
+        AfterValidator(_not_none),
+    ] = key("how many devices, or which")
+    num_nodes: Positive = extra("machines")
+    precision: Precision = key("auto, 32-true, bf16-mixed, 16-mixed, bf16-true, …")
+    logger: Any = extra("use the logger group instead")
+    callbacks: Any = extra("use the callbacks group instead")
+    fast_dev_run: Flag | Count = extra("true or a number: run so many batches of everything and log nothing")
+    max_epochs: Annotated[Whole, Ge(-1)] | None = extra("stop after so many passes over the data")
+    min_epochs: Count | None = extra("do at least so many passes")
+    max_steps: Annotated[Whole, Ge(-1)] = key("stop after so many optimizer steps; -1 for no limit")
+    min_steps: Count | None = extra("do at least so many optimizer steps")
+    max_time: Duration | Anything | None = extra("stop after this time, DD:HH:MM:SS")
+    limit_train_batches: Batches | None = extra("a number or a fraction of the batches of an epoch")
+    limit_val_batches: Batches | None = extra("a number or a fraction of the validation batches")
+    limit_test_batches: Batches | None = extra("a number or a fraction of the test batches")
+    limit_predict_batches: Batches | None = extra("a number or a fraction of the prediction batches")
+    overfit_batches: Batches = extra("train and validate on so many batches")
+    val_check_interval: Annotated[Batches, Gt(0)] | Duration | Anything | None = extra(
+        "validate every so many micro-batches, or this fraction of an epoch"
     )
-    num_sanity_val_steps: int | None = key("validation batches before the first step", least=-1)
-    log_every_n_steps: int | None = key("log metrics every so many optimizer steps", least=1)
-    enable_checkpointing: bool | None = key("whether checkpoints are written")
-    enable_progress_bar: bool | None = key("whether there is a progress bar")
-    enable_model_summary: bool | None = key("whether Lightning prints its table of layers")
-    accumulate_grad_batches: int = key("micro-batches per optimizer step", least=1)
-    gradient_clip_val: float | None = key("use callbacks.nan_guard.max_grad_norm instead")
-    gradient_clip_algorithm: str | None = key("use callbacks.nan_guard instead")
-    deterministic: Any = key("true, false or warn")
-    benchmark: bool | None = key("let cuDNN choose kernels by timing them")
-    inference_mode: bool = key("validate under inference_mode")
-    use_distributed_sampler: bool = key("always false here: the order is a function of seed, epoch and position")
-    profiler: Any = key("simple, advanced, pytorch or a _target_")
-    detect_anomaly: bool = key("autograd's anomaly detection: slow, names the operation of a NaN")
-    barebones: bool = key("everything off, to measure overhead")
-    plugins: Any = key("Lightning plugins by _target_")
-    sync_batchnorm: bool = key("Lightning's own")
-    reload_dataloaders_every_n_epochs: int = key("Lightning's own", least=0)
-    default_root_dir: str | None = key("always the run folder")
-    enable_autolog_hparams: bool = key("Lightning's own")
-    model_registry: str | None = key("Lightning's own")
-    mps_fix: bool = key("on Apple GPUs, use the attention that does not make NaN of padded rows")
+    check_val_every_n_epoch: Positive | None = extra("validate every so many epochs; null counts batches across epochs")
+    num_sanity_val_steps: Annotated[Whole, Ge(-1)] | None = extra("validation batches before the first step")
+    log_every_n_steps: Positive | None = extra("log metrics every so many optimizer steps")
+    enable_checkpointing: Any = extra("use callbacks.checkpoint instead")
+    enable_progress_bar: Flag | None = extra("whether there is a progress bar")
+    enable_model_summary: Flag | None = extra("whether Lightning prints its table of layers")
+    accumulate_grad_batches: Positive = key("micro-batches per optimizer step")
+    gradient_clip_val: Any = extra("use callbacks.nan_guard.max_grad_norm instead")
+    gradient_clip_algorithm: Any = extra("use callbacks.nan_guard instead")
+    deterministic: Flag | Literal["warn"] | None = extra("true, false or warn")
+    benchmark: Flag | None = extra("let cuDNN choose kernels by timing them")
+    inference_mode: Flag = extra("validate under inference_mode")
+    use_distributed_sampler: Flag = key("always false here: the order is a function of seed, epoch and position")
+    profiler: Literal["simple", "advanced", "pytorch", "xla"] | Anything | None = extra("simple, … or a _target_")
+    detect_anomaly: Flag = extra("autograd's anomaly detection: slow, names the operation of a NaN")
+    barebones: Any = extra("everything off, to measure overhead: protection too, so it is not for here")
+    plugins: Anything | list[Any] | None = extra("Lightning plugins by _target_")
+    sync_batchnorm: Flag = extra("Lightning's own")
+    reload_dataloaders_every_n_epochs: Count = extra("Lightning's own")
+    default_root_dir: Any = extra("always the run folder: use run.root instead")
+    enable_autolog_hparams: Flag = extra("Lightning's own")
+    model_registry: Text | None = extra("Lightning's own")
+    mps_fix: Flag = key("on Apple GPUs, use the attention that does not make NaN of padded rows")
 
 
-@dataclass
-class Root:
-    seed: int = key("everything random; 0 is a seed like any other", least=0)
-    resume: str = key(
-        "continue this run's own newest checkpoint, or start a fresh folder beside it", choices=("auto", "never")
+class Root(Section):
+    """What the harness knows. An experiment's `Keys(Root)` adds its own, and overrides the methods."""
+
+    seed: Annotated[Count, Le(2**32 - 1)] = key("everything random; 0 is a seed like any other")
+    resume: Literal["auto", "never"] = key("continue this run's newest checkpoint, or start a fresh folder beside it")
+    resume_from: Text | None = key("start from elsewhere: a run folder, a checkpoint folder, or latest")
+    run: Run
+    sweep: Sweep
+    checkpoint: Checkpoint
+    debug: Debug
+    env: dict[Annotated[str, Field(pattern=r"^[^=\x00]+$")], Text | Flag | Number | None] = key(
+        "environment variables, set before anything heavy is imported"
     )
-    resume_from: str | None = key("start from elsewhere: a run folder, a checkpoint folder, or latest")
-    run: Run = field(default_factory=Run)
-    sweep: Sweep = field(default_factory=Sweep)
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    debug: Debug = field(default_factory=Debug)
-    env: Any = key("environment variables, set before anything heavy is imported")
-    model: Model = field(default_factory=Model)
-    data: Data = field(default_factory=Data)
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    scheduler: Scheduler = field(default_factory=Scheduler)
-    trainer: Trainer = field(default_factory=Trainer)
-    callbacks: Any = key("Lightning callbacks, one mapping each")
-    logger: Any = key("Lightning loggers, one mapping each")
+    trainer: Trainer
+    callbacks: dict[Any, Anything | None] = key("Lightning callbacks, one mapping each")
+    logger: dict[Any, Anything | None] = key("Lightning loggers, one mapping each")
+    known_keys: str = key("the module that declares the keys of this experiment")
+
+    # What people type who come from other tools, and what it is called here.
+    habits: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def defined_in(cls, target: str) -> str:
+        """Return where the source of `target` lies, for packages that fill themselves lazily."""
+        return target
+
+    @classmethod
+    def refusal(cls, target: str) -> str:
+        """Return what is wrong with `target` as a predicate (`is not …`), or an empty text."""
+        return ""
+
+    @classmethod
+    def also_taken(cls, target: str) -> Collection[str]:
+        """Return arguments that `target` takes though its source does not name them."""
+        return ()
+
+    @classmethod
+    def other_name(cls, name: str, target: str) -> str:
+        """Return what `target` calls the argument `name`, or an empty text."""
+        return ""
+
+    @classmethod
+    def complaints(cls, cfg: DictConfig) -> Iterator[str]:
+        """Yield what is wrong with values that are fine one by one. Every type and range is right already."""
+        yield from complaints(cfg)
+
+    @classmethod
+    def look(cls, cfg: DictConfig) -> None:
+        """Look at what the config names (files, say), once the environment is set. Raises UserError."""
+
+
+def declared(cfg: DictConfig) -> type[Root]:
+    """Return the keys of the experiment: the class `Keys` of the module that the config names."""
+    module = cfg.get("known_keys")
+    if not isinstance(module, str):
+        return Root
+    try:
+        return importlib.import_module(module).Keys  # type: ignore[no-any-return]
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"known_keys={module} has no class Keys: {error}.", cure="See lm/keys.py.") from error

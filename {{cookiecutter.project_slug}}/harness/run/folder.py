@@ -17,7 +17,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from harness.config.identity import difference, digest, free_changes
+from harness.config.identity import digest, free_changes, other_experiment
 from harness.errors import UserError
 from harness.telemetry.logs import rank
 
@@ -46,7 +46,7 @@ def choose_folder(cfg: DictConfig) -> str:
     if cfg.resume == "never" and rank() == 0:
         return next(name for name in _names(str(cfg.run.name)) if not Path(cfg.run.root, name).exists())
     saved = folder / "config.yaml"
-    if saved.is_file() and (changes := difference(_load(saved), cfg)):
+    if saved.is_file() and (changes := other_experiment(_load(saved), cfg)):
         raise UserError(
             f"The run in {folder} is another experiment:\n  " + "\n  ".join(changes) + "\n",
             cure="Choose another run.name, or leave it out: each experiment then has a folder of its own.",

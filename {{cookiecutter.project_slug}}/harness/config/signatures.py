@@ -1,0 +1,261 @@
+"""What a class or function takes, read from its source: a typo is answered before torch is imported.
+
+`importlib.util.find_spec("lightning.pytorch.callbacks")` would import Lightning, and with it torch. So files are found
+by their path, names by following import statements, and types by reading annotations. What cannot be read that way (C
+extensions, lazily filled modules) counts as open: it may take anything, and Python itself says so later if not.
+"""
+
+import ast
+import functools
+import importlib.util
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.config.schema import Flag, Number, Text, Whole
+
+DEEPEST = 12  # re-exports and base classes followed, so that a circle ends
+PLAIN: dict[str, Any] = {"int": Whole, "float": Number, "bool": Flag, "str": Text, "Path": Text, "None": None}
+LISTS = {"list", "List", "Sequence", "Iterable"}
+MAPPINGS = {"dict", "Dict", "Mapping"}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Argument names with their types (Any where the source says no more). `open`: further ones may be fine, too."""
+
+    arguments: dict[str, Any] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
+    open: bool = False
+
+
+OPEN = Signature(open=True)
+
+
+class NoSuchTarget(Exception):
+    """Nothing of that name exists: `missing` was looked for among `names`."""
+
+    def __init__(self, missing: str, names: list[str]) -> None:
+        super().__init__(missing)
+        self.missing = missing
+        self.names = names
+
+
+@dataclass(frozen=True)
+class Definition:
+    module: str
+    node: ast.AST
+
+
+@functools.cache
+def signature(target: str) -> Signature:
+    """Return what `target`, a dotted name, takes. Raises NoSuchTarget."""
+    found = find(target)
+    return OPEN if found is None else _signature(found, DEEPEST)
+
+
+def find(target: str) -> Definition | None:
+    """Return where `target` is defined, None where its source does not tell. Raises NoSuchTarget."""
+    package, _, rest = target.partition(".")
+    if not rest or not all(part.isidentifier() for part in target.split(".")):
+        raise NoSuchTarget(target, [])
+    if _top(package) is None:
+        raise NoSuchTarget(package, [])
+    return _find(target, DEEPEST)
+
+
+def _find(target: str, depth: int) -> Definition | None:
+    module, _, name = target.rpartition(".")
+    if not module or depth == 0:
+        return None
+    if source(module) is None:
+        outer = _find(module, depth - 1)  # a method of a class, such as from_pretrained
+        if isinstance(outer, Definition) and isinstance(outer.node, ast.ClassDef):
+            return next((Definition(outer.module, n) for n in outer.node.body if getattr(n, "name", "") == name), None)
+        return None
+    tree = parsed(module)
+    lazy = False
+    for node in _statements(tree.body):
+        match node:
+            case ast.ClassDef() | ast.FunctionDef() if node.name == name:
+                return Definition(module, node)
+            case ast.ImportFrom():
+                origin = _absolute(node, module)
+                for alias in node.names:
+                    if (alias.asname or alias.name) == name:
+                        return _find(f"{origin}.{alias.name}", depth - 1)
+                    lazy |= alias.name == "*"
+            case ast.Assign(targets=[ast.Name(id=known)]) if known == name:
+                return _find(f"{module}.{node.value.id}", depth - 1) if isinstance(node.value, ast.Name) else None
+    if source(target) is not None:
+        return None
+    if lazy or "sys.modules" in _text(module) or "__getattr__" in _text(module):
+        return None
+    raise NoSuchTarget(f"{name} in {module}", sorted(_names(tree)))
+
+
+def _signature(found: Definition, depth: int) -> Signature:
+    node = found.node
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return _of_function(node, skip_first=False)
+    if not isinstance(node, ast.ClassDef) or depth == 0:
+        return OPEN
+    init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if init is None:
+        return _of_fields(found, depth)
+    own = _of_function(init, skip_first=True)
+    if not own.open or not node.bases:
+        return own
+    bases = [_base(found, base, depth) for base in node.bases]  # **kwargs are handed on to them
+    arguments = {name: kind for base in reversed(bases) for name, kind in base.arguments.items()}
+    return Signature(arguments | own.arguments, own.required, open=any(base.open for base in bases))
+
+
+def _of_fields(found: Definition, depth: int) -> Signature:
+    """A dataclass has its annotated fields, and those of its bases; another class what its first base takes."""
+    node = found.node
+    assert isinstance(node, ast.ClassDef)
+    bases = [_base(found, base, depth) for base in node.bases]
+    inherited = {name: kind for base in reversed(bases) for name, kind in base.arguments.items()}
+    if not any("dataclass" in text or "strict" in text for text in map(ast.unparse, node.decorator_list)):
+        return Signature(inherited, bases[0].required if bases else (), open=any(base.open for base in bases[:1]))
+    own = {n.target.id: n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
+    fields = {name: n for name, n in own.items() if not ast.unparse(n.annotation).startswith("ClassVar")}
+    kinds = {name: kind(n.annotation) for name, n in fields.items()}
+    return Signature(inherited | kinds, tuple(name for name, n in fields.items() if n.value is None))
+
+
+def _base(found: Definition, base: ast.expr, depth: int) -> Signature:
+    if isinstance(base, ast.Name) and base.id in ("object", "Generic", "Protocol", "ABC"):
+        return Signature()
+    try:
+        where = _find(f"{found.module}.{ast.unparse(base)}", depth - 1)
+    except NoSuchTarget:
+        return OPEN
+    return OPEN if where is None else _signature(where, depth - 1)
+
+
+def _of_function(node: ast.FunctionDef | ast.AsyncFunctionDef, *, skip_first: bool) -> Signature:
+    arguments = node.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    optional = len(arguments.defaults)
+    without = positional[: len(positional) - optional] if optional else positional
+    needed = [a.arg for a in without]
+    needed += [a.arg for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is None]
+    kinds = {a.arg: kind(a.annotation) for a in (*positional, *arguments.kwonlyargs)}
+    if skip_first and positional:
+        kinds.pop(positional[0].arg)
+        needed = [name for name in needed if name != positional[0].arg]
+    return Signature(kinds, tuple(needed), open=arguments.kwarg is not None)
+
+
+def kind(annotation: ast.expr | None) -> Any:
+    """Return the type that an annotation names, made of plain ones; Any for what only an import could tell."""
+    match annotation:
+        case ast.Constant(value=None):
+            return None
+        case ast.Constant(value=str() as quoted):
+            return kind(ast.parse(quoted, mode="eval").body)
+        case ast.Name(id=name):
+            return PLAIN.get(name, Any)
+        case ast.BinOp(op=ast.BitOr()):
+            return _union(kind(annotation.left), kind(annotation.right))
+        case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=inner):
+            parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            return _generic(name, parts)
+    return Any
+
+
+def _generic(name: str, parts: list[ast.expr]) -> Any:
+    if name == "Literal":
+        values = [part.value for part in parts if isinstance(part, ast.Constant)]
+        return typing.Literal[tuple(values)] if len(values) == len(parts) else Any
+    kinds = [kind(part) for part in parts]
+    if name == "Optional":
+        return _union(kinds[0], None)
+    if name == "Union":
+        return functools.reduce(_union, kinds)
+    if name == "Annotated":
+        return kinds[0]
+    if name in LISTS:
+        return types.GenericAlias(list, (kinds[0],))
+    if name in MAPPINGS:
+        return types.GenericAlias(dict, (Any, kinds[-1]))
+    if name in ("tuple", "Tuple"):
+        endless = isinstance(parts[-1], ast.Constant) and parts[-1].value is Ellipsis
+        return types.GenericAlias(list, (kinds[0],)) if endless else types.GenericAlias(tuple, tuple(kinds))
+    return Any
+
+
+def _union(one: Any, other: Any) -> Any:
+    return Any if one is Any or other is Any else typing.Union[one, other]  # noqa: UP007 (one may be None)
+
+
+@functools.cache
+def source(module: str) -> Path | None:
+    """Return the file of a module, None where there is none that can be read."""
+    package, *parts = module.split(".")
+    for root in _top(package) or []:
+        place = root.joinpath(*parts)
+        for file in (place / "__init__.py", place.with_suffix(".py") if parts else root.with_suffix(".py")):
+            if file.is_file():
+                return file
+    return None
+
+
+@functools.cache
+def _top(package: str) -> list[Path] | None:
+    """Return the folders of a top-level package (or a module's file without its suffix); nothing is imported."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if spec.submodule_search_locations is not None:
+        return [Path(place) for place in spec.submodule_search_locations]
+    return [Path(spec.origin).with_suffix("")] if spec.origin else []
+
+
+@functools.cache
+def _text(module: str) -> str:
+    file = source(module)
+    return file.read_text(encoding="utf-8") if file else ""
+
+
+@functools.cache
+def parsed(module: str) -> ast.Module:
+    """Return a module's syntax tree, an empty one where the file has mistakes: the import tells them better."""
+    try:
+        return ast.parse(_text(module))
+    except SyntaxError:
+        return ast.parse("")
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield top-level statements, those below `if` and `try` too."""
+    for node in body:
+        yield node
+        if isinstance(node, (ast.If, ast.Try)):
+            handlers: list[ast.stmt] = [n for h in getattr(node, "handlers", []) for n in h.body]
+            yield from _statements([*node.body, *handlers, *node.orelse])
+
+
+def _names(tree: ast.Module) -> Iterator[str]:
+    for node in _statements(tree.body):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            yield node.name
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+
+
+def _absolute(node: ast.ImportFrom, module: str) -> str:
+    if not node.level:
+        return node.module or ""
+    file = source(module)
+    parts = module.split(".") if file and file.name == "__init__.py" else module.split(".")[:-1]
+    base = parts[: len(parts) - node.level + 1]
+    return ".".join([*base, *([node.module] if node.module else [])])

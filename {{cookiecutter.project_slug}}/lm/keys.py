@@ -1,0 +1,182 @@
+"""The keys that only a language model has: model, data, optimizer and scheduler. Read before torch is imported.
+
+What every experiment has is in harness/config/schema.py. Arguments of a `_target_` need not be declared: they are read
+from its source.
+"""
+
+import ast
+import re
+from collections.abc import Collection, Iterator
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Le
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from harness.config import signatures
+from harness.config.compose import nearest
+from harness.config.schema import Above0, Amount, Count, Flag, Positive, Root, Section, Share, Text, extra, key
+
+# A byte-level BPE starts from the 256 bytes and the end-of-text token.
+SMALLEST_VOCABULARY = 257
+# Sizes of which a model has at least one, under the names that transformers' configs give them.
+SIZES = {
+    *(
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+    ),
+    *("n_embd", "n_layer", "n_head", "n_inner", "n_positions", "max_position_embeddings", "vocab_size"),
+}
+# Arguments of transformers' configs that no class annotates.
+OLD_NAMES = {"rope_theta", "rope_scaling", "torch_dtype", "num_labels", "attn_implementation", "use_cache"}
+
+
+class Model(Section):
+    name: Text = key("the first part of the run's name")
+    peak_lr: Amount = key("the peak learning rate that suits this size; optimizer.lr takes it")
+    gradient_checkpointing: Flag = key("compute activations again in the backward pass: less memory, a third slower")
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = key("the attention kernel")
+    compile: Literal["auto"] | Flag = key("torch.compile for training steps")
+    config: dict[Any, Any] = key("arguments of the transformers config class named by `_target_`")
+
+
+class Data(Section):
+    name: Text = key("the second part of the run's name")
+    source: dict[Any, Any] = key("where documents come from: a class with `check`, `fingerprint` and `documents`")
+    path: Text | None = key("a file, a folder or a glob of UTF-8 text")
+    limit: Above0 | None = key("use a fraction (at most 1.0) or a number of the documents; null for all")
+    val_fraction: Annotated[Above0, Le(0.5)] = key("the share of the documents held out for validation")
+    batch_size: Positive = key("the sequences per micro-batch and device")
+    num_workers: Count = key("the number of loader processes; 0 loads in the training process")
+    prompt: str = key("what samples and generate.py continue; an empty one begins a document")
+    packing: Flag = key("let documents follow one another in a window; false for a row each, cut or padded")
+    prepared: Text = key("the folder of tokenizers and token files")
+
+
+class Optimizer(Section):
+    to_target: ClassVar[bool] = True
+    lr: Amount = key("the peak learning rate")
+    weight_decay: Amount = extra("the decay of matrices; biases and norms have none")
+
+
+class Scheduler(Section):
+    to_target: ClassVar[bool] = True
+    warmup_steps: Count = extra("the optimizer steps of linear warm-up")
+    min_lr_ratio: Share = extra("the last learning rate as a share of the peak")
+
+
+class Keys(Root):
+    model: Model
+    data: Data
+    optimizer: Optimizer
+    scheduler: Scheduler
+
+    habits: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(["ctx_len", "context_length", "max_seq_length", "max_seq_len", "block_size", "seq_len"],
+                        "model.config.max_position_embeddings"),
+        **dict.fromkeys(["batch_size", "per_device_train_batch_size", "micro_batch_size", "train_batch_size"],
+                        "data.batch_size"),
+        "n_layer": "model.config.num_hidden_layers",
+        "n_embd": "model.config.hidden_size",
+        "n_head": "model.config.num_attention_heads",
+        "vocab_size": "model.config.vocab_size",
+        "gradient_checkpointing": "model.gradient_checkpointing",
+        "model_name_or_path": "model",
+        "dataset": "data",
+        "data_path": "data.path",
+        "learning_rate": "optimizer.lr",
+        "lr": "optimizer.lr",
+        "weight_decay": "optimizer.weight_decay",
+        "warmup_steps": "scheduler.warmup_steps",
+        "num_workers": "data.num_workers",
+    }  # fmt: skip
+
+    @classmethod
+    def defined_in(cls, target: str) -> str:
+        """transformers fills itself lazily: its own table says in which module a config class is."""
+        name = target.removeprefix("transformers.")
+        kind = _model_types().get(name, "").replace("-", "_")
+        return f"transformers.models.{kind}.configuration_{kind}.{name}" if kind and "." not in name else target
+
+    @classmethod
+    def refusal(cls, target: str) -> str:
+        name = target.removeprefix("transformers.")
+        if not target.startswith("transformers.") or not name.endswith("Config") or "." in name:
+            return ""
+        if _model_types() and name not in _model_types():
+            return f"does not exist.{nearest(name, list(_model_types()))}"
+        if not _is_causal(name):
+            return "is not the config of a causal language model. LlamaConfig, GPT2Config and Qwen3Config are."
+        return ""
+
+    @classmethod
+    def also_taken(cls, target: str) -> Collection[str]:
+        return OLD_NAMES if target.startswith("transformers.") and target.endswith("Config") else ()
+
+    @classmethod
+    def other_name(cls, name: str, target: str) -> str:
+        return _attribute_map(cls.defined_in(target)).get(name, "")
+
+    @classmethod
+    def complaints(cls, cfg: DictConfig) -> Iterator[str]:
+        yield from super().complaints(cfg)
+        target = str(cfg.model.config.get("_target_", ""))
+        if target.startswith("transformers."):
+            yield from _sizes(cfg.model.config, _attribute_map(cls.defined_in(target)))
+
+    @classmethod
+    def look(cls, cfg: DictConfig) -> None:
+        instantiate(cfg.data.source).check()
+
+
+def _sizes(config: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    for name in SIZES & set(config):
+        value = config[name]
+        least = {"vocab_size": SMALLEST_VOCABULARY, names.get("max_position_embeddings", "max_position_embeddings"): 2}
+        if value is not None and not (isinstance(value, int) and value >= least.get(name, 1)):
+            why = ": bytes and the end of a text need as many" if name == "vocab_size" else ""
+            yield f"model.config.{name}={value} is too small: the least is {least.get(name, 1)}{why}."
+            return
+    width, heads = (names.get(name, name) for name in ("hidden_size", "num_attention_heads"))
+    if config.get("head_dim") is None and width in config and heads in config and config[width] % config[heads]:
+        yield f"model.config.{width}={config[width]} is not divisible by model.config.{heads}={config[heads]}."
+    shared = config.get("num_key_value_heads")
+    if shared and heads in config and config[heads] % shared:
+        yield f"model.config.{heads}={config[heads]} is not divisible by model.config.num_key_value_heads={shared}."
+
+
+@cache
+def _model_types() -> dict[str, str]:
+    """Return {config class: model type} from transformers' own table."""
+    table = signatures.source("transformers.models.auto.auto_mappings") or signatures.source(
+        "transformers.models.auto.configuration_auto"
+    )
+    text = table.read_text(encoding="utf-8") if table else ""
+    return {name: kind for kind, name in re.findall(r'\("([\w-]+)", "(\w+Config)"\)', text)}
+
+
+@cache
+def _is_causal(name: str) -> bool:
+    kind, table = _model_types().get(name), signatures.source("transformers.models.auto.modeling_auto")
+    if kind is None or table is None:
+        return True  # a newer transformers: it will say so itself
+    names = table.read_text(encoding="utf-8").partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")[2].partition("\n)")[0]
+    return f'("{kind}",' in names
+
+
+@cache
+def _attribute_map(target: str) -> dict[str, str]:
+    """Return what a config class calls the usual names, GPT-2's n_positions for max_position_embeddings."""
+    try:
+        found = signatures.find(target)
+    except signatures.NoSuchTarget:
+        return {}
+    for node in found.node.body if found and isinstance(found.node, ast.ClassDef) else []:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "attribute_map":
+            return dict(ast.literal_eval(node.value))
+    return {}
