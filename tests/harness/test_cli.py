@@ -1,0 +1,185 @@
+"""The frame of the commands: what is printed before and after a sentence, habits of other tools, where paths begin."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from places import PROJECT
+from processes import Process
+
+from harness.cli import prepare, sweep
+from harness.config.compose import compose, hydra_errors_as_user_errors, normalize_overrides
+from harness.config.identity import free_changes, other_experiment
+from harness.config.jobs import keys_apart, sweep_name, sweep_overrides
+from harness.errors import UserError
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+HABITS = {
+    "--max_steps 1": "Type trainer.max_steps=1",
+    "--resume_from=x": "Type resume_from=x",
+    "--foo": "There is no flag --foo.",
+    "gradient_accumulation_steps=4": "Did you mean trainer.accumulate_grad_batches=4?",
+    "ctx_len=256": "Did you mean model.config.max_position_embeddings=256?",
+    "use_amp=false": "Did you mean trainer.precision=32-true?",
+    "learning_rate=1e-3": "Did you mean optimizer.lr=1e-3?",
+}
+
+
+class Refuses:
+    """A target that raises what a user's own class might."""
+
+    def __init__(self, how: str) -> None:
+        if how == "sentence":
+            raise UserError("The moon is not full.", cure="Wait a week.")
+        raise ValueError("a moon of\ncheese")
+
+
+def build(how: str) -> None:
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    with hydra_errors_as_user_errors():
+        instantiate(OmegaConf.create({"moon": {"_target_": "test_cli.Refuses", "how": how}}))
+
+
+def test_a_sentence_from_inside_a_target_comes_through_as_it_is() -> None:
+    with pytest.raises(UserError, match=r"^The moon is not full\. Wait a week\.$"):
+        build("sentence")
+
+
+def test_an_error_inside_a_target_has_its_type_its_message_and_its_key() -> None:
+    with pytest.raises(UserError, match=r"^moon: test_cli\.Refuses raised ValueError: a moon of cheese$"):
+        build("error")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "says"), HABITS.items())
+def test_habits_of_other_tools_are_answered_with_our_key(command: Command, words: str, says: str) -> None:
+    done = command("train.py", *words.split())
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "usage:" not in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("+callbacks.bad={_target_:test_cli.Refuses,how:sentence}", "The moon is not full. Wait a week."),
+        ("+callbacks.bad={_target_:test_cli.Refuses,how:error}", "callbacks.bad: test_cli.Refuses raised ValueError"),
+    ],
+)
+def test_a_late_sentence_stands_alone(command: Command, small: list[str], override: str, says: str) -> None:
+    done = command("train.py", *small, override)
+    assert done.returncode == 2
+    assert says in done.stderr.splitlines()[-1]
+    assert "Error executing job" not in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT")
+def test_after_ctrl_c_only_the_sentence_is_printed(small: list[str], tmp_path: Path) -> None:
+    slow = "+callbacks.slow={_target_:hooks.Slow,seconds:0.5}"
+    process = Process(tmp_path, [*small, "run.name=stopped", "trainer.max_steps=500", slow])
+    process.until(lambda: "30,240 parameters" in process.output)
+    process.until(lambda: bool(list((tmp_path / "runs/stopped").glob("debug_log/events.jsonl"))))
+    process.send(2)
+    assert process.ended() == 130
+    assert "Stopped by" in process.output.splitlines()[-1]
+    assert "Error executing job" not in process.output and "Traceback" not in process.output
+
+
+@pytest.mark.slow
+def test_commands_work_from_devtools(command: Command) -> None:
+    done = command("train.py", "data=text", "data.path=README.md", "--cfg", "job", cwd=PROJECT / "devtools")
+    assert done.returncode == 0, done.stderr
+    assert "Paths are relative to the project" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["report", "replay", "verify-resume"])
+def test_help_of_a_command_imports_nothing_heavy(name: str, tmp_path: Path) -> None:
+    code = (
+        "import atexit, runpy, sys\n"
+        f"sys.argv = ['lm', {name!r}, '--help']\n"
+        "heavy = ['torch', 'lightning', 'transformers', 'datasets', 'numpy', 'pandas', 'plotly', 'tokenizers']\n"
+        "atexit.register(lambda: print('HEAVY', [name for name in heavy if name in sys.modules]))\n"
+        "runpy.run_module('lm', run_name='__main__')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
+
+
+def jobs(*overrides: str) -> tuple[list[str], list[Any]]:
+    words = list(normalize_overrides(["model=tiny", *overrides]))
+    return words, [compose(job) for job in sweep(words)]
+
+
+def named(*overrides: str) -> str:
+    words, configs = jobs(*overrides)
+    return sweep_name(words, configs)
+
+
+def test_the_folder_of_a_sweep_says_which_experiments_it_has() -> None:
+    name = named("optimizer.lr=1e-3,3e-4", "seed=1,2")
+    assert name.startswith("sweep-optimizer.lr-1e-3-3e-4-seed-1-2-")
+    assert named("seed=1,2", "optimizer.lr=1e-3,3e-4") == name
+    assert named("seed=1,2", "trainer.max_steps=900", "optimizer.lr=1e-3,3e-4", "logger=none") == name
+    assert named("seed=1,2", "optimizer.lr=1e-3,3e-4", "data.batch_size=4") != name
+    assert named("seed=1,2", "optimizer.lr=1e-3,3e-5") != name
+
+
+def test_long_names_of_sweeps_differ_where_the_sweeps_do() -> None:
+    values = ",".join(f"1e-{number}" for number in range(1, 40))
+    one, other = named(f"optimizer.lr={values}"), named(f"optimizer.lr={values},7")
+    assert one != other and max(len(one), len(other)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("override", "apart"),
+    [
+        ("trainer.max_steps=2,4", ["trainer.max_steps"]),
+        ("model.gradient_checkpointing=false,true", ["model.gradient_checkpointing"]),
+        ("trainer=cpu,auto", ["trainer.accelerator"]),
+        ("optimizer.lr=1e-3,3e-4", []),
+    ],
+)
+def test_jobs_of_one_experiment_get_folders_of_their_own(override: str, apart: list[str]) -> None:
+    words, configs = jobs(override)
+    assert keys_apart(configs) == apart
+    more = list(sweep_overrides(words, configs))
+    names = [compose([*job, *more]).run.name for job in sweep(words)]
+    assert len(set(names)) == 2
+
+
+def test_jobs_that_would_share_a_folder_are_refused() -> None:
+    with pytest.raises(UserError, match=r"Jobs 0 and 1 .* share the folder x\. Leave run\.name out"):
+        prepare(list(normalize_overrides(["model=tiny", "optimizer.lr=1e-3,3e-4", "run.name=x"])), multirun=True)
+
+
+def test_resume_never_is_a_fresh_folder_of_a_multirun(tmp_path: Path) -> None:
+    words, configs = jobs("optimizer.lr=1e-3,3e-4", "resume=never", f"run.root={tmp_path}")
+    first = next(iter(sweep_overrides(words, configs)))
+    folder = first.partition("=")[2].strip("'")
+    (tmp_path / folder).mkdir()
+    assert next(iter(sweep_overrides(words, configs))) == f"++sweep.name='{folder}-2'"
+
+
+def test_what_our_advice_changes_is_the_same_run_and_is_said() -> None:
+    old = compose(["model=tiny"])
+    new = compose(["model=tiny", "data.batch_size=1", "trainer.accumulate_grad_batches=2", "trainer.precision=32-true"])
+    assert other_experiment(old, new) == []
+    assert free_changes(old, new) == [
+        "data.batch_size: 2 -> 1",
+        "trainer.accumulate_grad_batches: 1 -> 2",
+        "trainer.precision: auto -> 32-true",
+    ]
+    assert other_experiment(old, compose(["model=tiny", "optimizer.lr=1"])) == ["optimizer.lr: 0.0015 -> 1"]
