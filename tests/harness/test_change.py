@@ -50,8 +50,17 @@ def test_another_experiment_of_the_same_name_is_refused(command, small, cut) -> 
     assert done.returncode == 2
     assert "is another experiment" in done.stderr
     assert "optimizer.lr: 0.001 -> 0.5" in done.stderr
-    assert "data.batch_size: 4 -> 2" in done.stderr
+    assert "data.batch_size" not in done.stderr  # that alone would be the same run
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_smaller_batch_goes_on_with_the_run_and_is_said(command, small, cut) -> None:
+    done = command("train.py", *small, *RUN, "run.name=cut", "data.batch_size=2", "trainer.accumulate_grad_batches=2")
+    assert done.returncode == 0, done.stderr
+    assert "Changed since the last attempt: data.batch_size: 4 -> 2" in done.stderr
+    diary = json.loads((cut / "run.json").read_text(encoding="utf-8"))
+    assert "data.batch_size: 4 -> 2" in diary["attempts"][-1]["changes"]
 
 
 def test_resume_from_takes_a_run_a_checkpoint_or_latest(train, cut, tmp_path) -> None:

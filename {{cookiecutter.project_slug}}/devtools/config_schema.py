@@ -40,7 +40,7 @@ def _object(model: type[BaseModel]) -> dict[str, Any]:
         said = "the class or function that is called with these keys"
         properties["_target_"] = {"type": "string", "description": said}
     # Beyond their own keys, some take the arguments of whatever class `_target_` names.
-    open_ended = issubclass(model, Section) and model.to_target
+    open_ended = issubclass(model, Section) and model.kept is not None
     return {"type": "object", "properties": properties, "additionalProperties": open_ended}
 
 

@@ -72,7 +72,7 @@ def fit(
 ) -> float | None:
     """Train from `point`, or from the beginning, and return the validation loss of the last step."""
     trainer = build_trainer(cfg, picks, run, step=point.step if point else 0)
-    with oom_as_user_error():
+    with oom_as_user_error(run.folder.name):
         trainer.fit(module, data, ckpt_path=point.path if point else None, weights_only=True)
         loss = final_loss(trainer, module, data)
     run.note_result(trainer.global_step, loss)
@@ -121,7 +121,7 @@ def final_loss(trainer: Trainer, module: GuardedModule, data: ExactData) -> floa
 
 
 @contextmanager
-def oom_as_user_error() -> Iterator[None]:
+def oom_as_user_error(name: str) -> Iterator[None]:
     """Say what to do when memory runs out where no smaller pieces help, in a loader process or on the device."""
     try:
         yield
@@ -131,6 +131,7 @@ def oom_as_user_error() -> Iterator[None]:
             cure = f"{goes_on}; data.num_workers=0 loads without processes."
             raise UserError(f"A loader worker died ({error}).", cure=cure) from error
         if out_of_memory(error):
-            cure = f"{goes_on}; a smaller data.batch_size or model, or model.gradient_checkpointing=true, takes less."
+            smaller = f"run.name={name} data.batch_size=… or model.gradient_checkpointing=true"
+            cure = f"{goes_on}; add {smaller} and the same run takes less."
             raise UserError(f"Out of memory outside of a training step ({error}).", cure=cure) from error
         raise

@@ -57,8 +57,18 @@ def build_data(cfg: DictConfig, config: PretrainedConfig | None) -> Any:
     values: Any = OmegaConf.to_container(cfg.data, resolve=True)  # while ${data.path} can be looked up
     data = instantiate({key: value for key, value in values.items() if key not in NOT_ARGUMENTS}, _convert_="all")
     context = context_length(cfg.model, config)
-    data.connect(vocab_size=vocabulary_size(cfg.model, config), context=context, seed=cfg.seed)
+    vocabulary = vocabulary_size(cfg.model, config)
+    data.connect(vocab_size=vocabulary, context=context, seed=cfg.seed)
+    warn_of_unused_tokens(vocabulary, getattr(data, "tokenizer", None))
     return data
+
+
+def warn_of_unused_tokens(vocabulary: int, tokenizer: Any) -> None:
+    """Say it where most of the model's tokens are in no text: their embeddings cost memory and learn nothing."""
+    size = tokenizer.get_vocab_size() if tokenizer else vocabulary
+    if vocabulary > 2 * size:
+        log.warning("The model has %s tokens and the tokenizer only %s: set the vocabulary near that.",
+                    f"{vocabulary:,}", f"{size:,}")  # fmt: skip
 
 
 def pick_hardware(cfg: DictConfig, config: PretrainedConfig | None, steps: int, run: Run) -> Picks:

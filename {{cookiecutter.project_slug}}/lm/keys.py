@@ -37,35 +37,39 @@ OLD_NAMES = {"rope_theta", "rope_scaling", "torch_dtype", "num_labels", "attn_im
 
 
 class Model(Section):
+    kept: ClassVar[frozenset[str]] = frozenset(
+        {"name", "peak_lr", "gradient_checkpointing", "attention", "compile", "config"}
+    )
     name: Text = key("the first part of the run's name")
     peak_lr: Amount = key("the peak learning rate that suits this size; optimizer.lr takes it")
     gradient_checkpointing: Flag = key("compute activations again in the backward pass: less memory, a third slower")
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = key("the attention kernel")
     compile: Literal["auto"] | Flag = key("torch.compile for training steps")
-    config: dict[Any, Any] = key("arguments of the transformers config class named by `_target_`")
+    config: dict[Any, Any] | Text | None = extra("a transformers config class with its arguments, or a folder with one")
 
 
 class Data(Section):
+    kept: ClassVar[frozenset[str]] = frozenset({"name", "path", "prompt"})
     name: Text = key("the second part of the run's name")
-    source: dict[Any, Any] = key("where documents come from: a class with `check`, `fingerprint` and `documents`")
-    path: Text | None = key("a file, a folder or a glob of UTF-8 text")
-    limit: Above0 | None = key("use a fraction (at most 1.0) or a number of the documents; null for all")
-    val_fraction: Annotated[Above0, Le(0.5)] = key("the share of the documents held out for validation")
+    source: dict[Any, Any] = extra("where documents come from: a class with `check`, `fingerprint` and `documents`")
+    path: Text | None = extra("a file, a folder or a glob of UTF-8 text")
+    limit: Above0 | None = extra("use a fraction (at most 1.0) or a number of the documents; null for all")
+    val_fraction: Annotated[Above0, Le(0.5)] = extra("the share of the documents held out for validation")
     batch_size: Positive = key("the sequences per micro-batch and device")
-    num_workers: Count = key("the number of loader processes; 0 loads in the training process")
+    num_workers: Count = extra("the number of loader processes; 0 loads in the training process")
     prompt: str = key("what samples and generate.py continue; an empty one begins a document")
-    packing: Flag = key("let documents follow one another in a window; false for a row each, cut or padded")
-    prepared: Text = key("the folder of tokenizers and token files")
+    packing: Flag = extra("let documents follow one another in a window; false for a row each, cut or padded")
+    prepared: Text = extra("the folder of tokenizers and token files")
 
 
 class Optimizer(Section):
-    to_target: ClassVar[bool] = True
+    kept: ClassVar[frozenset[str]] = frozenset()
     lr: Amount = key("the peak learning rate")
     weight_decay: Amount = extra("the decay of matrices; biases and norms have none")
 
 
 class Scheduler(Section):
-    to_target: ClassVar[bool] = True
+    kept: ClassVar[frozenset[str]] = frozenset()
     warmup_steps: Count = extra("the optimizer steps of linear warm-up")
     min_lr_ratio: Share = extra("the last learning rate as a share of the peak")
 
@@ -125,13 +129,15 @@ class Keys(Root):
     @classmethod
     def complaints(cls, cfg: DictConfig) -> Iterator[str]:
         yield from super().complaints(cfg)
-        target = str(cfg.model.config.get("_target_", ""))
+        config = cfg.model.get("config")
+        target = str(config.get("_target_", "")) if isinstance(config, DictConfig) else ""
         if target.startswith("transformers."):
-            yield from _sizes(cfg.model.config, _attribute_map(cls.defined_in(target)))
+            yield from _sizes(config, _attribute_map(cls.defined_in(target)))
 
     @classmethod
     def look(cls, cfg: DictConfig) -> None:
-        instantiate(cfg.data.source).check()
+        if "source" in cfg.data:
+            instantiate(cfg.data.source).check()
 
 
 def _sizes(config: DictConfig, names: dict[str, str]) -> Iterator[str]:

@@ -126,8 +126,8 @@ class Checker:
         except NoSuchTarget as error:
             yield f"{key}._target_={target} does not exist: there is no {error.missing}.{nearest(target, error.names)}"
             return
-        if schema.is_section(section) and section.to_target:
-            fields = set()
+        if schema.is_section(section) and section.kept is not None:
+            fields = set(section.kept)
         yield from self._arguments(key, node, found, fields)
 
     def _arguments(self, key: str, node: dict[Any, Any], found: Signature, fields: set[str]) -> Iterator[str]:

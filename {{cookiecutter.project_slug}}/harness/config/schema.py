@@ -72,10 +72,10 @@ def extra(doc: str) -> Any:
 
 
 class Section(BaseModel):
-    """A mapping in the config. `to_target`: all its keys are arguments of what its `_target_` names."""
+    """A mapping in the config. `kept`: keys that its `_target_` is not given; None where nobody hands keys on."""
 
     model_config = ConfigDict(defer_build=True)  # never built whole: each key is checked alone
-    to_target: ClassVar[bool] = False
+    kept: ClassVar[frozenset[str] | None] = None
 
 
 def is_section(kind: Any) -> TypeGuard[type[Section]]:

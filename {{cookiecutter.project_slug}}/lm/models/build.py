@@ -22,7 +22,7 @@ from lm.models import attention as _attention  # noqa: F401  (registers its kern
 log = logging.getLogger(__name__)
 
 # Keys of conf/model/ that say how to train a model; all others are arguments of a model class of one's own.
-NOT_ARGUMENTS = {"name", "parameters", "peak_lr", "gradient_checkpointing", "attention", "compile", "config"}
+NOT_ARGUMENTS = {"name", "peak_lr", "gradient_checkpointing", "attention", "compile", "config"}
 
 
 def model_config(model: DictConfig) -> PretrainedConfig | None:
