@@ -1,4 +1,4 @@
-"""Every block of docs/extend.md, as it stands, in a copy of the project: the files are written, the commands are run."""
+"""Every block of docs/extend.md as it stands, in a copy of the project: files are written, commands are run."""
 
 import os
 import re
