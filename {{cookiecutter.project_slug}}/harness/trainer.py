@@ -115,7 +115,7 @@ def final_loss(trainer: Trainer, module: GuardedModule, data: ExactData) -> floa
     if not trainer.limit_val_batches or data.val_set is None:
         return None
     if module.validated_at != trainer.global_step:
-        log.info("Validating")
+        log.info("Validating the last step on all of the held-out text")
         trainer.validate(module, data, verbose=False)
     return float(trainer.callback_metrics["val/loss"])
 
