@@ -89,7 +89,8 @@ def events() -> Iterator[dict]:
                                        "with_gradient": 56, "zero": 0, "top": norms})  # fmt: skip
         ids = [draw.randrange(2048) for _ in range(16)]
         shown = {"ids": ids, "text": "self.assertEqual(len(x), 3)\\n        return name"}
-        yield event("training_step", {"epoch": step // 5000, "learning_rate": 1e-3, "shape": [8, 256], "loss": 7 * step**-0.1,
+        yield event("training_step", {"epoch": step // 5000, "learning_rate": 1e-3, "shape": [8, 256],
+                                      "loss": 7 * step**-0.1,
                                       "valid_tokens": 2040, "tokens_per_second": draw.uniform(6e3, 7e3),
                                       "accuracy": draw.random(), "predicted": shown, "expected": shown})  # fmt: skip
         if step % 50 == 0:

@@ -115,7 +115,7 @@ def test_every_jq_recipe_returns_what_it_says(recorded: Path) -> None:
         if title in (
             "The loss of each recorded step",
             "The learning rate of each recorded step",
-        ):  # jq prints other digits of the same numbers
+        ):  # jq prints other digits
             wanted = [pytest.approx([*map(float, line.split("\t"))]) for line in wanted]
             found = [[*map(float, line.split("\t"))] for line in found]
         assert found == wanted, title
