@@ -151,7 +151,7 @@ def test_a_half_line_of_a_killed_attempt_is_cut_at_the_next_start(opened: Path) 
     assert [line["step"] for line in lines(opened)] == [1, 2]
 
 
-def test_reading_leaves_out_lines_that_are_no_events(tmp_path: Path, caplog) -> None:
+def test_reading_leaves_out_lines_that_are_not_events(tmp_path: Path, caplog) -> None:
     path = tmp_path / "events.jsonl"
     event = {"time": 1.0, "attempt": 1, "step": 1, "event_type": "fit_start", "data": {}}
     odd = [b"\0\0\0", b"[1,2]", b"7", b"null", b'"fit_start"', b"[" * 100_000]

@@ -121,11 +121,12 @@ def disks() -> Iterator[CheckResult]:
 
 
 def components() -> Iterator[CheckResult]:
+    import harness
     import lm
 
-    names = [
-        module.name for module in pkgutil.walk_packages(lm.__path__, "lm.") if not module.name.endswith("__main__")
-    ]
+    packages = [(package.__path__, f"{package.__name__}.") for package in (lm, harness)]
+    found = [module.name for path, prefix in packages for module in pkgutil.walk_packages(path, prefix)]
+    names = [name for name in found if not name.endswith("__main__")]
     broken = 0
     for name in names:
         try:
@@ -134,7 +135,7 @@ def components() -> Iterator[CheckResult]:
             broken += 1
             yield failure("components", f"{name} cannot be imported: {type(error).__name__}: {error}", INSTALL)
     if not broken:
-        yield ok("components", f"all {len(names)} modules of lm can be imported")
+        yield ok("components", f"all {len(names)} modules of lm and harness can be imported")
 
 
 def devices() -> Iterator[CheckResult]:

@@ -23,7 +23,7 @@ BOMS = [  # UTF-32 first: its little-endian mark begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 ]
-# How files that are no logs begin.
+# How files that are not logs begin.
 MAGIC = {
     b"PAR1": "a Parquet file", b"ARROW1": "an Arrow file", b"PK\x03\x04": "a zip archive (or a .pt or .docx file)",
     b"\x1f\x8b": "compressed with gzip", b"\x28\xb5\x2f\xfd": "compressed with zstd", b"BZh": "compressed with bzip2",
@@ -97,7 +97,7 @@ def valid_utf8(data: bytes) -> float:
 
 
 def repair(data: bytes, *, keep_ansi: bool = False) -> tuple[str, str]:
-    """Return the text of a log and what was done to it, in words. Raises ValueError where it is no text."""
+    """Return the text of a log and what was done to it, in words. Raises ValueError where it is not text."""
     size = len(data)
     data = ZEROS.sub(b"", data)
     zeros = size - len(data)

@@ -125,7 +125,7 @@ def curve(
         figure.add_scatter(y=lows, **band)
         figure.add_scatter(y=highs, fill="tonexty", fillcolor=faint(colour, 0.16), **band)
     line = {"color": colour, "width": 2, "dash": dash}
-    if len(steps) >= MANY_POINTS and key != "lr":  # a schedule is no measurement
+    if len(steps) >= MANY_POINTS and key != "lr":  # a schedule is not a measurement
         raw = {"color": faint(colour, 0.35), "width": 1}
         figure.add_scatter(y=means, line=raw, hoverinfo="skip", showlegend=False, **same)
         means = smooth(means, len(means) // MANY_POINTS)

@@ -155,7 +155,7 @@ def config(records: list[RunRecord]) -> Iterator[str]:
 
 
 def default_config(record: RunRecord) -> Any:
-    """Return the defaults, were they in this run's folder: what only repeats the folder is no difference."""
+    """Return the defaults, were they in this run's folder: what only repeats the folder is not a difference."""
     where = mapping(record.config, "run")
     defaults = compose()
     with open_dict(defaults):  # not as overrides, in which a name like it's would have to be quoted

@@ -210,7 +210,7 @@ def cut_partial_line(path: Path) -> None:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a file, in constant memory. A line that is none (a killed run's last) is left out."""
+    """Yield the events of a file, in constant memory. A line that is not one (a killed run's last) is left out."""
     bad: list[int] = []
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         for number, line in enumerate(file, start=1):
