@@ -14,7 +14,7 @@ from places import PROJECT
 
 from harness.errors import UserError
 from lm.inference.evaluate import evaluate
-from lm.inference.generate import choose, generate
+from lm.inference.generate import choose, generate, sample
 from lm.inference.load import load
 from lm.summary import print_summary
 
@@ -78,7 +78,7 @@ def test_what_was_loaded_is_said(train: Callable[..., Path], capsys) -> None:
     generate(str(folder), "def ", **HOW | {"max_tokens": 40})
     text, said = capsys.readouterr()
     assert f"Loaded step 2 from {folder}/checkpoints/step-00000002\n" in said
-    assert f"config {folder}/config.yaml: model tiny (LlamaConfig, " in said and "context 16)" in said
+    assert f"config {folder}/config.yaml: model tiny (LlamaForCausalLM, " in said and "context 16)" in said
     assert "on cpu in float32, " in said and "tokens in " in said
     assert "beyond 16 tokens the older half is forgotten" in said
     assert text.startswith("def ") and "Loaded" not in text
@@ -111,6 +111,21 @@ def test_a_model_that_is_not_finite_is_a_sentence(train: Callable[..., Path], ca
         for temperature in (0.0, 0.8):
             with pytest.raises(UserError, match="output is not finite"):
                 choose(torch.tensor([0.0, value]), temperature, None, torch.Generator())
+
+
+class Successor(torch.nn.Module):
+    """Says of any id that the next one follows: a model of one's own, without a cache, whose output is the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(9.0 * torch.eye(16).roll(1, dims=1))
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.weight[input_ids]
+
+
+def test_a_model_of_ones_own_generates_without_a_cache() -> None:
+    assert list(sample(Successor(), [1, 2], max_tokens=12, context=4, temperature=0)) == [*range(3, 15)]
 
 
 @pytest.mark.parametrize("packing", ["true", "false"])

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel
+from torch import nn
 
 from harness.errors import UserError
 from lm.inference.generate import continuation
@@ -17,7 +17,7 @@ SAMPLE_TOKENS = 120
 
 
 def print_summary(
-    folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, loss: float | None, *, context: int, prompt: str
+    folder: Path, model: nn.Module, tokenizer: Tokenizer, loss: float | None, *, context: int, prompt: str
 ) -> None:
     """Print validation loss, perplexity, a sample, the folder and the next commands."""
     try:
