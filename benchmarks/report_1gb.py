@@ -27,7 +27,7 @@ MODULES = ["embed_tokens", "norm"] + [
         "mlp.down_proj", "input_layernorm", "post_attention_layernorm",
     )
 ]  # fmt: skip
-JQ = 'select(.event_type == "training_step") | [.step, .data.loss, .data.accuracy, .data.lr] | @tsv'
+JQ = 'select(.event_type == "training_step") | [.step, .data.loss, .data.accuracy, .data.learning_rate] | @tsv'
 
 
 def main() -> None:
@@ -85,17 +85,18 @@ def events() -> Iterator[dict]:
     while True:
         step, now = step + 10, now + 3.0
         norms = {module: draw.uniform(0.01, 1.0) for module in draw.sample(MODULES, 10)}
-        yield event("gradient_stats", {"norm": draw.uniform(0.3, 2.0), "max": 1.0, "min": 0.001, "parameters": 56,
+        yield event("gradient_stats", {"total_norm": draw.uniform(0.3, 2.0), "max": 1.0, "min": 0.001, "parameters": 56,
                                        "with_gradient": 56, "zero": 0, "top": norms})  # fmt: skip
         ids = [draw.randrange(2048) for _ in range(16)]
         shown = {"ids": ids, "text": "self.assertEqual(len(x), 3)\\n        return name"}
-        yield event("training_step", {"epoch": step // 5000, "lr": 1e-3, "shape": [8, 256], "loss": 7 * step**-0.1,
+        yield event("training_step", {"epoch": step // 5000, "learning_rate": 1e-3, "shape": [8, 256],
+                                      "loss": 7 * step**-0.1,
                                       "valid_tokens": 2040, "tokens_per_second": draw.uniform(6e3, 7e3),
                                       "accuracy": draw.random(), "predicted": shown, "expected": shown})  # fmt: skip
         if step % 50 == 0:
             changes = {module: draw.uniform(1e-5, 1e-3) for module in MODULES}
             yield event("param_updates", {"parameters": 56, "changed": 56, "top": dict(list(changes.items())[:10]),
-                                          "modules": changes, "skipped": False, "lr": 1e-3})  # fmt: skip
+                                          "modules": changes, "skipped": False, "learning_rate": 1e-3})  # fmt: skip
         if step % 100 == 0:
             yield event("validation", {"epoch": step // 5000, "seconds": 1.0, "loss": 7 * step**-0.1})
 

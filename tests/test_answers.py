@@ -13,8 +13,7 @@ from packaging.requirements import Requirement
 from conftest import ANSWERS, FOLDER, QUESTIONS, ROOT, Bake, imported, run
 from copy_template import known_files
 
-PYTHON_VERSION = "{{'.python-version'}}"  # pyenv would read .python-version in the template folder, and stop there
-RENDERED = {"LICENSE", "README.md", "pyproject.toml", ".python-version"}
+RENDERED = {"LICENSE", "README.md", "pyproject.toml"}
 LICENCES = {
     "MIT": ("MIT License", 'THE SOFTWARE IS PROVIDED "AS IS"', "MIT"),
     "Apache-2.0": (" " * 33 + "Apache License", "END OF TERMS AND CONDITIONS", "Apache-2.0"),
@@ -28,8 +27,8 @@ def template_files() -> list[str]:
     return [name.as_posix() for name in known_files() if name.parts[0] == FOLDER]
 
 
-def test_six_questions_and_a_computed_slug_each_with_a_text() -> None:
-    assert len(QUESTIONS) == 7 and "project_slug" in QUESTIONS
+def test_six_questions_each_with_a_text() -> None:
+    assert len(QUESTIONS) == 6 and "project_slug" in QUESTIONS
     assert set(ANSWERS["__prompts__"]) == set(QUESTIONS)
 
 
@@ -50,11 +49,9 @@ def test_an_unknown_answer_is_refused_by_these_tests(bake: Bake) -> None:
 
 
 def test_every_combination_of_choices(bake: Bake, tmp_path: Path) -> None:
-    choices = [ANSWERS[key] for key in ("license", "python_version")]
-    for number, (licence, python, git) in enumerate(itertools.product(*choices, [True, False])):
-        baked = bake(into=tmp_path / str(number), license=licence, python_version=python, git_init=git)
+    for number, (licence, git) in enumerate(itertools.product(ANSWERS["license"], [True, False])):
+        baked = bake(into=tmp_path / str(number), license=licence, git_init=git)
         assert (baked.folder / ".git").exists() == git
-        assert baked.text(".python-version") == f"{python}\n"
         assert tomllib.loads(baked.text("pyproject.toml"))["project"]["requires-python"] == ">=3.11"
 
 
@@ -90,7 +87,7 @@ def test_nothing_of_the_template_is_left_over(bake: Bake) -> None:
 
 def test_files_without_jinja_are_copied_byte_for_byte(bake: Bake) -> None:
     tree = bake().tree()
-    names = {name.removeprefix(f"{FOLDER}/").replace(PYTHON_VERSION, ".python-version") for name in template_files()}
+    names = {name.removeprefix(f"{FOLDER}/") for name in template_files()}
     assert set(tree) == names
     for name in names - RENDERED:
         assert tree[name] == (ROOT / FOLDER / name).read_bytes(), name
@@ -98,7 +95,7 @@ def test_files_without_jinja_are_copied_byte_for_byte(bake: Bake) -> None:
 
 def test_python_and_conf_hold_no_jinja() -> None:
     for name in template_files():
-        if Path(name).name not in RENDERED | {PYTHON_VERSION}:
+        if Path(name).name not in RENDERED:
             assert b"cookiecutter." not in (ROOT / name).read_bytes(), name
 
 

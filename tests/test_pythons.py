@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ANSWERS, ROOT, Baked, run
+from conftest import ROOT, Baked, run
 
 # All that `lm` imports before a config is composed and checked, and cookiecutter.
 REQUIREMENTS = ["cookiecutter", "filelock", "hydra-core", "rich"]
@@ -26,7 +26,7 @@ def interpreter(version: str) -> str | None:
     return None
 
 
-@pytest.fixture(scope="module", params=ANSWERS["python_version"])
+@pytest.fixture(scope="module", params=["3.11", "3.12", "3.13"])
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
     """The Python of a small environment without torch."""
     found = interpreter(request.param)

@@ -1,4 +1,4 @@
-"""Perplexity and bits per byte of a run: python evaluate.py runs/NAME [--json]."""
+"""Perplexity and bits per byte of a run: python evaluate.py runs/NAME [data.path=OTHER] [--json]."""
 
 import argparse
 
@@ -6,11 +6,15 @@ from harness.cli import tool
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Score a trained model on the text that its run held out.")
+    parser = argparse.ArgumentParser(
+        description="Score a trained model on the text that its run held out, or on any other."
+    )
     parser.add_argument("path", metavar="RUN", help="a run folder, or one of its checkpoint folders")
+    parser.add_argument("--data", metavar="PATH", help="score this text instead, read as the run reads its own")
+    parser.add_argument("overrides", metavar="data.path=PATH", nargs="*", help="the same as --data PATH")
     parser.add_argument("--json", dest="as_json", action="store_true", help="print one JSON object")
     return parser
 
 
 if __name__ == "__main__":
-    tool("lm.inference.text:evaluate", arguments())
+    tool("lm.inference.evaluate:evaluate", arguments())

@@ -21,9 +21,14 @@ def arguments() -> argparse.ArgumentParser:
         default=50,
         help="choose among the k most likely; 0 for all (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default: %(default)s)")
+    parser.add_argument(
+        "--seed",
+        type=number(int, 0, 2**63 - 1),
+        default=0,
+        help="the same seed gives the same text (default: %(default)s)",
+    )
     return parser
 
 
 if __name__ == "__main__":
-    tool("lm.inference.text:generate", arguments())
+    tool("lm.inference.generate:generate", arguments())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from devtools import check_data, check_setup
-from devtools.findings import Finding, failure, ok, report, warning
+from devtools.findings import CheckResult, failure, ok, report, warning
 from places import PROJECT
 
 from lm.data.sources import Document
@@ -18,7 +18,7 @@ from lm.data.sources import Document
 SHIPPED = PROJECT / "devtools" / "chat.jsonl"
 
 
-def said(findings: Iterable[Finding], level: str) -> str:
+def said(findings: Iterable[CheckResult], level: str) -> str:
     return "\n".join(str(finding) for finding in findings if finding.level == level)
 
 
@@ -38,7 +38,9 @@ def tool(name: str, *arguments: str, **environment: str) -> "subprocess.Complete
         ([ok("a", "fine"), failure("b", "no", "do that")], 1),
     ],
 )
-def test_only_a_failure_is_an_exit_code(findings: list[Finding], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_a_failure_is_an_exit_code(
+    findings: list[CheckResult], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as left:
         report(findings, as_json=False)
     assert left.value.code == code
@@ -135,7 +137,7 @@ def test_check_setup_as_it_is_typed() -> None:
     }
 
 
-def data(folder: Path, *overrides: str) -> list[Finding]:
+def data(folder: Path, *overrides: str) -> list[CheckResult]:
     small = ("model=tiny", "model.config.vocab_size=300", "data=text", f"data.path='{folder}'", "data.val_fraction=0.4")
     return list(check_data.findings([*small, "data.batch_size=1", *overrides]))
 

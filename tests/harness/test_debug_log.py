@@ -61,7 +61,7 @@ def test_the_numbers_of_a_step_make_sense(train: Callable[..., Path]) -> None:
     assert first["shape"] == [4, 16] and first["valid_tokens"] == 2 * 4 * 15
     assert len(first["predicted"]["ids"]) == len(first["expected"]["ids"]) == 15
     assert first["expected"]["text"] and first["tokens_per_second"] > 0
-    assert first["lr"] == pytest.approx(1e-3 / 3, rel=0.01)  # the first of two warm-up steps, not the next one's
+    assert first["learning_rate"] == pytest.approx(1e-3 / 3, rel=0.01)  # of the first step, not the next
 
 
 def test_accumulation_gives_no_false_alarm(train: Callable[..., Path]) -> None:

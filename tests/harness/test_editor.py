@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import xml.etree.ElementTree as xml
@@ -102,13 +103,23 @@ def test_the_arguments_of_a_training_configuration_compose(config: dict[str, Any
 def test_every_preset_has_a_configuration_in_both_editors() -> None:
     vscode = {name for config in configurations("launch") for name in typed(config["args"])}
     assert vscode == PRESETS
-    pycharm = {name for file in PROJECT.glob(".run/*.run.xml") for name in typed([_option(file, "PARAMETERS")])}
+    pycharm = {name for file in PROJECT.glob(".run/*.run.xml") for name in typed(_option(file, "PARAMETERS").split())}
     assert pycharm == PRESETS
+
+
+def test_both_editors_start_the_same_runs() -> None:
+    """Apart from clearing: PyCharm has no tasks, so debug.py, which clears by itself, stands for train.py."""
+    pycharm = {tuple(shlex.split(_option(file, "PARAMETERS"))) for file in PROJECT.glob(".run/debug*.run.xml")}
+    answers = {"${input:run}": "devtools/temp_debug/1/outputs/first", "${input:nan}": "runs", "run.name=first": ""}
+    words = [config["args"] for config in configurations("launch") if config.get("module") != "pytest"]
+    assert pycharm == {tuple(filter(None, (answers.get(word, word) for word in line))) for line in words}
 
 
 @pytest.mark.parametrize("file", sorted(PROJECT.glob(".run/*.run.xml")), ids=lambda file: file.stem)
 def test_a_pycharm_configuration_names_a_script_that_exists(file: Path) -> None:
-    assert Path(_option(file, "SCRIPT_NAME").replace("$PROJECT_DIR$", str(PROJECT))).is_file()
+    script = Path(_option(file, "SCRIPT_NAME").replace("$PROJECT_DIR$", str(PROJECT)))
+    by_module = [option.get("name") == "MODULE_MODE" for option in xml.parse(file).iter("option")]
+    assert (PROJECT / script / "__main__.py").is_file() if any(by_module) else script.is_file()
     variables = {variable.get("name"): variable.get("value") for variable in xml.parse(file).iter("env")}
     assert variables == {"HYDRA_FULL_ERROR": "1"}
 

@@ -151,11 +151,19 @@ def test_a_half_line_of_a_killed_attempt_is_cut_at_the_next_start(opened: Path) 
     assert [line["step"] for line in lines(opened)] == [1, 2]
 
 
-def test_reading_leaves_out_lines_that_are_not_json(tmp_path: Path, caplog) -> None:
+def test_reading_leaves_out_lines_that_are_not_events(tmp_path: Path, caplog) -> None:
     path = tmp_path / "events.jsonl"
-    path.write_bytes(b'{"step":1}\n\0\0\0\n{"step":2}\n{"step":3')
+    event = {"time": 1.0, "attempt": 1, "step": 1, "event_type": "fit_start", "data": {}}
+    odd = [b"\0\0\0", b"[1,2]", b"7", b"null", b'"fit_start"', b"[" * 100_000]
+    odd += [json.dumps(event | wrong).encode() for wrong in ({"step": None}, {"data": "fit_start"}, {"time": "noon"})]
+    odd += [b'{"step":1,"event_type":"fit_start"}', json.dumps(event | {"step": 10**30}).encode()]
+    first, second = (json.dumps(event | {"step": step, "data": {"text": "a\u2028b\x85c"}}) for step in (1, 2))
+    lines = [first.encode(), *odd, second.encode(), b'{"step":3']
+    path.write_bytes(b"\n".join(lines))
     assert [event["step"] for event in events.read(path)] == [1, 2]
-    assert "1 lines" in caplog.text and "line 2" in caplog.text
+    assert f"{len(odd)} lines" in caplog.text and "the first is line 2" in caplog.text
+    assert events.starts(path) == [1, 2]
+    assert [event["step"] for event in events.current(path)] == [1, 2]
 
 
 def test_what_a_later_attempt_did_again_is_superseded(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_gradient_norms_equal_torchs() -> None:
     data = statistics.explain_gradients(statistics.gradient_norms(parameters).tolist(), names, top=2)
 
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    assert data["norm"] == pytest.approx(float(norm), rel=1e-6)
+    assert data["total_norm"] == pytest.approx(float(norm), rel=1e-6)
     assert data["max"] == pytest.approx(float(max(p.grad.norm() for p in parameters if p.grad is not None)))
     assert (data["parameters"], data["with_gradient"], data["zero"]) == (6, 3, 1)
     assert list(data["top"]) == ["1", "0"] or list(data["top"]) == ["0", "1"]
@@ -72,7 +72,7 @@ def test_gradient_norms_equal_torchs() -> None:
 
 def test_a_nan_gradient_is_named_first() -> None:
     data = statistics.explain_gradients([1.0, math.nan, 2.0], ["a.w", "b.w", "c.w"], top=2)
-    assert math.isnan(data["norm"]) and list(data["top"]) == ["b", "c"]
+    assert math.isnan(data["total_norm"]) and list(data["top"]) == ["b", "c"]
 
 
 def test_changes_of_a_step_by_hand() -> None:

@@ -8,7 +8,7 @@ from conftest import PROJECT
 from harness.config.compose import compose
 from harness.errors import UserError
 from harness.hardware import pick
-from lm.inference.sampling import choose, pieces, sample
+from lm.inference.generate import choose, pieces, sample
 from lm.models.attention import pick_attention
 from lm.models.build import build_model, context_length, count_parameters, model_config
 from lm.module import loss_sums

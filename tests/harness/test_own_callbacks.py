@@ -73,7 +73,11 @@ def test_a_run_that_keeps_nothing_says_so_first(command: Callable[..., object], 
 
 @pytest.mark.slow
 def test_early_stopping_ships(command: Callable[..., object], small: list[str]) -> None:
-    more = ["trainer.val_check_interval=1", "callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=9"]
+    more = [
+        "trainer.val_check_interval=1",
+        "callbacks.early_stopping.patience=1",
+        "callbacks.early_stopping.min_delta=9",
+    ]
     done = command("train.py", *small, "run.name=early", "callbacks=[default,early_stopping]", *more)
     assert done.returncode == 0, done.stderr
 

@@ -24,11 +24,14 @@ GUIDE = (PROJECT / "docs" / "logs.md").read_text(encoding="utf-8")
 
 
 class Poison(Callback):
-    """Makes one gradient of the third step NaN, and crashes at the sixth."""
+    """Makes one gradient of the third step NaN and all of the fifth zero, and crashes at the sixth."""
 
     def on_after_backward(self, trainer, pl_module) -> None:
         if trainer.global_step == 2:
             next(pl_module.parameters()).grad[0] = torch.nan
+        if trainer.global_step == 4:
+            for parameter in pl_module.parameters():
+                parameter.grad.zero_()
 
     def on_train_batch_end(self, trainer, *_) -> None:
         if trainer.global_step == 6:
@@ -75,6 +78,12 @@ def expected(title: str, log: list[dict[str, Any]], samples: list[dict[str, Any]
             return [[event["step"], event["event_type"]] for event in log if event.get("warning")]
         case "Gradients that are too large or not finite":
             return [[3, None, "nan"]]
+        case "Gradients that vanish":
+            return [[5, 0]]
+        case "The learning rate of each recorded step":
+            return [f"{s}\t{d['learning_rate']}" for s, d in data("training_step")]
+        case "The learning rate at the start of each epoch":
+            return [[s, d["epoch"], d["learning_rate"]] for s, d in data("epoch_start")]
         case "The modules with the largest gradients, at the end":
             return [[*data("gradient_stats")][-1][1]["top"]]
         case "Steps that moved no weight":
@@ -97,13 +106,16 @@ def expected(title: str, log: list[dict[str, Any]], samples: list[dict[str, Any]
 def test_every_jq_recipe_returns_what_it_says(recorded: Path) -> None:
     log = list(events.read(recorded / "runs" / "x" / "debug_log" / "events.jsonl"))
     lines = (recorded / "runs" / "x" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(recipes("bash")) == 12
+    assert len(recipes("bash")) == 15
     for title, command in recipes("bash").items():
         done = subprocess.run(shlex.split(command), cwd=recorded, capture_output=True, encoding="utf-8", check=True)
         found = done.stdout.rstrip("\n").splitlines() if "jq -r" in command else [*documents(done.stdout)]
         wanted = expected(title, log, [*map(json.loads, lines)])
         assert wanted, title
-        if title == "The loss of each recorded step":  # jq prints other digits of the same numbers
+        if title in (
+            "The loss of each recorded step",
+            "The learning rate of each recorded step",
+        ):  # jq prints other digits
             wanted = [pytest.approx([*map(float, line.split("\t"))]) for line in wanted]
             found = [[*map(float, line.split("\t"))] for line in found]
         assert found == wanted, title
@@ -130,6 +142,20 @@ def test_every_python_recipe_runs(recorded: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) >= 6
+
+
+def test_the_recipe_for_a_picture_draws_one(recorded: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib, which the project does not depend on")
+    (code,) = (code for code in recipes("python").values() if "matplotlib" in code)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=recorded,
+        env={"PYTHONPATH": str(PROJECT), "MPLCONFIGDIR": str(recorded)},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+    assert (recorded / "runs" / "x" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_command_of_the_guides_names_a_file_that_is_there() -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 
 @pytest.fixture
-def run_attempt(tmp_path: Path) -> Callable[[str], tuple[str, list[str]]]:
+def opened(tmp_path: Path) -> Callable[[str], tuple[str, list[str]]]:
     """Open a page; gives its document as drawn, and what its console says."""
 
     def open_page(html: str) -> tuple[str, list[str]]:
@@ -55,12 +55,12 @@ def test_a_real_run_is_drawn_without_an_error(train: Callable[..., Path], opened
     ]
     first, second = (read(train(f"run.name={name}", *often)) for name in ("first", "second"))
 
-    document, console = run_attempt(page([first]))
+    document, console = opened(page([first]))
     assert console == []
     titles = ["Loss", "Gradient norm", "Learning rate", "Accuracy", "Tokens per second", "Updates"]
     assert drawn(document) == dict.fromkeys(titles, True)
 
-    document, console = run_attempt(page([first, second]))
+    document, console = opened(page([first, second]))
     assert console == []
     assert drawn(document) == dict.fromkeys([*titles[:-1], "Updates in first", "Updates in second"], True)
 
@@ -70,17 +70,17 @@ def test_a_log_with_gaps_and_marks_is_drawn_too(tmp_path: Path, opened: Callable
     events.open_log(tmp_path / "x", run_id="1", attempt=1)
     for step in range(0, 40_000, 10):
         loss = float("nan") if step % 700 == 0 else 7 - step / 1e4
-        known = {"epoch": 0, "accuracy": 0.1, "lr": 1e-3, "tokens_per_second": 5.0}
+        known = {"epoch": 0, "accuracy": 0.1, "learning_rate": 1e-3, "tokens_per_second": 5.0}
         events.emit("training_step", step, known | {"loss": loss})
     events.emit("nan_skip", 500, {})
     events.emit("rollback", 600, {"to": 100})
     events.close_log()
-    document, console = run_attempt(page([read(tmp_path / "x")]))
+    document, console = opened(page([read(tmp_path / "x")]))
     assert console == []
     assert drawn(document) == dict.fromkeys(["Loss", "Learning rate", "Accuracy", "Tokens per second"], True)
     assert "skipped step" in document and "went back" in document
 
 
 def test_an_error_would_be_seen(opened: Callable) -> None:
-    _, console = run_attempt("<!doctype html><script>nonsense()</script>")
+    _, console = opened("<!doctype html><script>nonsense()</script>")
     assert "nonsense is not defined" in console[0]

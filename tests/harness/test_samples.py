@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from harness.telemetry import events
+from lm.inference.generate import generate
 from lm.inference.samples import Samples
-from lm.inference.text import generate
 
 ON = ("callbacks.samples.max_tokens=5", "callbacks.samples.at_epoch_end=false")
 
@@ -76,7 +76,7 @@ def test_weights_that_are_not_finite_do_not_stop_the_training(train: Callable[..
     def broken(*_: object) -> int:
         raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
 
-    monkeypatch.setattr("lm.inference.sampling.choose", broken)
+    monkeypatch.setattr("lm.inference.generate.choose", broken)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lm.fit.print_summary", lambda *_, **__: None)
         folder = train(*ON, "callbacks.samples.every_n_steps=3")

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from harness.errors import UserError
-from lm.inference.text import generate, load
+from lm.inference.generate import generate
+from lm.inference.load import load
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 

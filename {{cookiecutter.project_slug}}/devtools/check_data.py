@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))  # so that it works in a project that is not insta
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from devtools.findings import Finding, failure, ok, report, warning
+from devtools.findings import CheckResult, failure, ok, report, warning
 from harness.config.check import check
 from harness.config.compose import compose, hydra_errors_as_user_errors
 from harness.errors import UserError
@@ -41,7 +41,7 @@ LONG_LINE = 60  # characters: a line this long is hardly in two texts by chance
 LEAK = 0.1  # the share of validation text that may be in the training text, too
 
 
-def findings(overrides: Sequence[str]) -> Iterator[Finding]:
+def findings(overrides: Sequence[str]) -> Iterator[CheckResult]:
     """Yield what is found, stage by stage. What would stop a run ends it."""
     try:
         with hydra_errors_as_user_errors():
@@ -58,7 +58,7 @@ def findings(overrides: Sequence[str]) -> Iterator[Finding]:
         yield failure("data", error.what, error.cure or "See the message.")
 
 
-def read(documents: list[Document]) -> Iterator[Finding]:
+def read(documents: list[Document]) -> Iterator[CheckResult]:
     """Stage 1: what the source yields."""
     if not documents:
         yield failure("read", "The source has no documents.", "Name a file, a folder or a glob with data.path=PATH.")
@@ -77,7 +77,7 @@ def read(documents: list[Document]) -> Iterator[Finding]:
         yield warning("read", f"{len(damaged):,} documents have characters that no text means: {_some(damaged)}", cure)
 
 
-def split(documents: list[Document], cfg: DictConfig) -> Iterator[Finding]:
+def split(documents: list[Document], cfg: DictConfig) -> Iterator[CheckResult]:
     """Stage 2: training and validation text."""
     val = [held_out(document, cfg.seed, cfg.data.val_fraction) for document in documents]
     train_text = [document.text for document, out in zip(documents, val, strict=True) if not out]
@@ -93,7 +93,7 @@ def split(documents: list[Document], cfg: DictConfig) -> Iterator[Finding]:
         yield ok("split", message)
 
 
-def prepared(source: Source, cfg: DictConfig) -> Iterator[Finding]:
+def prepared(source: Source, cfg: DictConfig) -> Iterator[CheckResult]:
     """Stages 3 and 4: tokens and labels, and the rows that a batch is made of."""
     from lm.data.datamodule import windows
     from lm.models.build import context_length, model_config
@@ -109,7 +109,7 @@ def prepared(source: Source, cfg: DictConfig) -> Iterator[Finding]:
             yield from rows(windows(data, side, context, packing=cfg.data.packing), side, cfg)
 
 
-def tokens(data: Prepared, side: str, vocabulary: int) -> Iterator[Finding]:
+def tokens(data: Prepared, side: str, vocabulary: int) -> Iterator[CheckResult]:
     ids = np.fromfile(data.tokens(side), dtype=data.dtype)
     highest = int(ids.max(initial=0))
     if highest >= vocabulary:
@@ -119,7 +119,7 @@ def tokens(data: Prepared, side: str, vocabulary: int) -> Iterator[Finding]:
         yield ok("tokens", f"{side}: {len(ids):,} tokens, which use {len(np.unique(ids)):,} of {vocabulary:,}")
 
 
-def lengths(data: Prepared, side: str, context: int, cfg: DictConfig) -> Iterator[Finding]:
+def lengths(data: Prepared, side: str, context: int, cfg: DictConfig) -> Iterator[CheckResult]:
     sizes = np.diff(np.fromfile(data.ends(side), dtype=np.int64), prepend=0)
     cut = int((sizes > context).sum())
     message = f"{side}: a document has {_percentiles(sizes)} tokens; the context is {context}"
@@ -131,7 +131,7 @@ def lengths(data: Prepared, side: str, context: int, cfg: DictConfig) -> Iterato
         yield ok("lengths", message)
 
 
-def rows(dataset: "Windows | Rows", side: str, cfg: DictConfig) -> Iterator[Finding]:
+def rows(dataset: "Windows | Rows", side: str, cfg: DictConfig) -> Iterator[CheckResult]:
     from lm.batch import NO_LABEL
 
     if side == "train" and len(dataset) < cfg.data.batch_size:

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it works in a project that is not installed
 
-from devtools.findings import Finding, failure, ok, report, warning
+from devtools.findings import CheckResult, failure, ok, report, warning
 
 INSTALL = "pip install -e . -c constraints.txt"
 # Versions that an index still hands out, or that lie in a cache, and why not to run them.
@@ -34,7 +34,7 @@ NETWORK = {"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"}
 SMALL = ("model=tiny", "data.limit=50", "data.val_fraction=0.2", "trainer.max_steps=10", "logger=none")
 
 
-def findings(*, quick: bool) -> Iterator[Finding]:
+def findings(*, quick: bool) -> Iterator[CheckResult]:
     """Yield what is found, cheapest first. A package that must not be imported ends it."""
     yield python()
     bad = list(packages())
@@ -49,7 +49,7 @@ def findings(*, quick: bool) -> Iterator[Finding]:
         yield round_trip()
 
 
-def python() -> Finding:
+def python() -> CheckResult:
     wanted = _project()["requires-python"]
     least = tuple(int(part) for part in re.findall(r"\d+", wanted))
     here = ".".join(map(str, sys.version_info[:3]))
@@ -60,7 +60,7 @@ def python() -> Finding:
     return ok("python", f"{here} in {sys.prefix}")
 
 
-def packages() -> Iterator[Finding]:
+def packages() -> Iterator[CheckResult]:
     """Compare what is installed with pyproject.toml. Reads metadata only: importing a bad version may be the damage."""
     from packaging.requirements import Requirement
 
@@ -81,7 +81,7 @@ def packages() -> Iterator[Finding]:
     yield ok("packages", ", ".join(good))
 
 
-def caches_and_login() -> Iterator[Finding]:
+def caches_and_login() -> Iterator[CheckResult]:
     from harness.run import caches, environment
 
     environment.apply(environment.read_dotenv(ROOT / ".env"))
@@ -99,7 +99,7 @@ def caches_and_login() -> Iterator[Finding]:
     yield ok("caches", f"{caches.hub()} ({login} to the hub)")
 
 
-def disks() -> Iterator[Finding]:
+def disks() -> Iterator[CheckResult]:
     for name, folder in (("runs", Path("runs")), ("prepared", Path("prepared")), ("caches", _cache_folder())):
         there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
         kind, free = _file_system(there), shutil.disk_usage(there).free / 1e9
@@ -120,12 +120,13 @@ def disks() -> Iterator[Finding]:
             yield ok("disk", f"{name}: {free:.0f} GB free in {there}" + (f" ({kind})" if kind else ""))
 
 
-def components() -> Iterator[Finding]:
+def components() -> Iterator[CheckResult]:
+    import harness
     import lm
 
-    names = [
-        module.name for module in pkgutil.walk_packages(lm.__path__, "lm.") if not module.name.endswith("__main__")
-    ]
+    packages = [(package.__path__, f"{package.__name__}.") for package in (lm, harness)]
+    found = [module.name for path, prefix in packages for module in pkgutil.walk_packages(path, prefix)]
+    names = [name for name in found if not name.endswith("__main__")]
     broken = 0
     for name in names:
         try:
@@ -134,10 +135,10 @@ def components() -> Iterator[Finding]:
             broken += 1
             yield failure("components", f"{name} cannot be imported: {type(error).__name__}: {error}", INSTALL)
     if not broken:
-        yield ok("components", f"all {len(names)} modules of lm can be imported")
+        yield ok("components", f"all {len(names)} modules of lm and harness can be imported")
 
 
-def devices() -> Iterator[Finding]:
+def devices() -> Iterator[CheckResult]:
     import torch
 
     from harness.hardware import devices as available
@@ -161,7 +162,7 @@ def devices() -> Iterator[Finding]:
             yield ok("device", name)
 
 
-def round_trip() -> Finding:
+def round_trip() -> CheckResult:
     """Train ten steps, save, load and generate, as a user would type it."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).as_posix()

@@ -8,7 +8,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """`check` names what was looked at, `message` what was found; `cure` is what to type or to change."""
 
     level: Literal["ok", "warning", "failure"]
@@ -21,19 +21,19 @@ class Finding:
         return f"{line}\n{'':<22}-> {self.cure}" if self.cure else line
 
 
-def ok(check: str, message: str) -> Finding:
-    return Finding("ok", check, message)
+def ok(check: str, message: str) -> CheckResult:
+    return CheckResult("ok", check, message)
 
 
-def warning(check: str, message: str, cure: str) -> Finding:
-    return Finding("warning", check, message, cure)
+def warning(check: str, message: str, cure: str) -> CheckResult:
+    return CheckResult("warning", check, message, cure)
 
 
-def failure(check: str, message: str, cure: str) -> Finding:
-    return Finding("failure", check, message, cure)
+def failure(check: str, message: str, cure: str) -> CheckResult:
+    return CheckResult("failure", check, message, cure)
 
 
-def report(findings: Iterable[Finding], *, as_json: bool) -> None:
+def report(findings: Iterable[CheckResult], *, as_json: bool) -> None:
     """Print each finding when it is made, and exit with 1 if one is a failure."""
     found = []
     for finding in findings:

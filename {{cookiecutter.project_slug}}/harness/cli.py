@@ -6,6 +6,7 @@ Nothing heavy is imported before the config is composed and checked, so that hel
 import argparse
 import importlib
 import logging
+import math
 import os
 import signal
 import sys
@@ -140,7 +141,9 @@ def enter_debug_folder(debug: DictConfig, *, clear: bool) -> Mapping[str, enviro
 def tool(target: str, parser: argparse.ArgumentParser, **given: Any) -> None:
     """Run `module:function` on parsed arguments: the frame of the commands that take a run instead of a config."""
     with report_user_errors():
-        load(target)(**vars(parser.parse_args()), **given)
+        # First, so that what is missing is said before torch is imported; options may stand between the words.
+        arguments = vars(parser.parse_intermixed_args())
+        load(target)(**arguments, **given)
 
 
 @dataclass(frozen=True)
@@ -170,12 +173,17 @@ def run_command(program: str, table: Sequence[Command]) -> None:
     tool(module.TARGET, parser, **command.given)
 
 
-def number(kind: type[int] | type[float], least: float) -> Callable[[str], float]:
-    """Return an argparse type: a number that is at least so much."""
+def number(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[str], float]:
+    """Return an argparse type: a finite number that is at least, and at most, so much."""
 
     def parse(text: str) -> float:
-        if (value := kind(text)) < least:
+        value = kind(text)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+        if value < least:
             raise argparse.ArgumentTypeError(f"{text} is too small: the least is {least}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text} is too large: the most is {most}")
         return value
 
     parse.__name__ = "whole number" if kind is int else "number"  # argparse names it in "invalid … value"

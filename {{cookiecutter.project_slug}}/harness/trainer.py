@@ -27,7 +27,7 @@ from harness.run.folder import Run
 from harness.run.signals import listening
 from harness.step.oom_retry import out_of_memory
 from harness.telemetry import logs
-from harness.telemetry.loggers import build_loggers
+from harness.telemetry.loggers import build_loggers, count_from_one
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def fit(
     cfg: DictConfig, run: Run, module: GuardedModule, data: ExactData, picks: Picks, point: Checkpoint | None
 ) -> float | None:
     """Train from `point`, or from the beginning, and return the validation loss of the last step."""
-    trainer = build_trainer(cfg, picks, run, step=point.step if point else 0)
+    trainer = build_trainer(cfg, picks, run, point)
     with oom_as_user_error(run.folder.name):
         trainer.fit(module, data, ckpt_path=point.path if point else None, weights_only=True)
         loss = final_loss(trainer, module, data)
@@ -79,8 +79,8 @@ def fit(
     return loss
 
 
-def build_trainer(cfg: DictConfig, picks: Picks, run: Run, *, step: int) -> Trainer:
-    """Return Lightning's Trainer with what was picked, and with callbacks and loggers that go on after `step`."""
+def build_trainer(cfg: DictConfig, picks: Picks, run: Run, point: Checkpoint | None) -> Trainer:
+    """Return Lightning's Trainer with what was picked, and with callbacks and loggers that go on after `point`."""
     values = OmegaConf.to_container(cfg.trainer, resolve=True)  # while ${run.dir} can be looked up: alone it could not
     assert isinstance(values, dict)
     arguments: dict[str, Any] = {
@@ -97,10 +97,16 @@ def build_trainer(cfg: DictConfig, picks: Picks, run: Run, *, step: int) -> Trai
         arguments,
         plugins=plugins,
         callbacks=build_all(cfg.callbacks),
-        logger=build_loggers(cfg.logger, run_id=run.id, step=step),
+        logger=build_loggers(
+            cfg.logger,
+            run_id=run.id,
+            step=point.step if point else 0,
+            validated=bool(point and point.manifest.get("score") is not None),
+        ),
         enable_checkpointing=False,  # no ModelCheckpoint besides ours
         _convert_="all",
     )
+    count_from_one(trainer)
     return trainer
 
 
@@ -115,7 +121,7 @@ def final_loss(trainer: Trainer, module: GuardedModule, data: ExactData) -> floa
     if not trainer.limit_val_batches or data.val_set is None:
         return None
     if module.validated_at != trainer.global_step:
-        log.info("Validating")
+        log.info("Validating the last step on all held-out data")
         trainer.validate(module, data, verbose=False)
     return float(trainer.callback_metrics["val/loss"])
 

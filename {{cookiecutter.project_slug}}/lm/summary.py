@@ -8,18 +8,22 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel
+from torch import nn
 
-from lm.inference.sampling import continuation
+from harness.errors import UserError
+from lm.inference.generate import continuation
 
 SAMPLE_TOKENS = 120
 
 
 def print_summary(
-    folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, loss: float | None, *, context: int, prompt: str
+    folder: Path, model: nn.Module, tokenizer: Tokenizer, loss: float | None, *, context: int, prompt: str
 ) -> None:
     """Print validation loss, perplexity, a sample, the folder and the next commands."""
-    text = continuation(model, tokenizer, prompt, max_tokens=SAMPLE_TOKENS, context=context)
+    try:
+        text = continuation(model, tokenizer, prompt, max_tokens=SAMPLE_TOKENS, context=context)
+    except UserError as error:  # weights that are not finite: the run is told to its end all the same
+        text = str(error)
     facts = {"the run": f"{folder.as_posix()}/", **commands(folder, prompt)}
     if loss is not None:
         facts = {"validation loss": f"{loss:.4f} nats per token, perplexity {math.exp(min(loss, 700)):.2f}", **facts}

@@ -81,7 +81,9 @@ class DebugLog(Callback):
         events.emit("fit_start", trainer.global_step, describe(trainer, pl_module))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: GuardedModule) -> None:  # type: ignore[override]
-        data = {"epoch": trainer.current_epoch, "optimizers": [groups(o) for o in trainer.optimizers]}
+        optimizers = [groups(o) for o in trainer.optimizers]
+        data = {"epoch": trainer.current_epoch, "learning_rate": optimizers[0]["groups"][0].get("lr")}
+        data["optimizers"] = optimizers
         events.emit("epoch_start", trainer.global_step, data)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: GuardedModule, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
@@ -174,7 +176,7 @@ class DebugLog(Callback):
         measured = None if module.outputs is None else module.format.measure(module.outputs, batch)
         module.outputs = None
         shape = list(next(iter(batch.values())).shape)
-        known = {"epoch": trainer.current_epoch, "lr": self._lr, "shape": shape}
+        known = {"epoch": trainer.current_epoch, "learning_rate": self._lr, "shape": shape}
         loss = torch.stack((module.mean.loss, module.mean.labels))
         numbers = loss if measured is None else torch.cat((loss, measured))
         self._read(self._step, numbers, self._tell_step, known, module.format)
@@ -192,11 +194,12 @@ class DebugLog(Callback):
 
     def _tell_gradients(self, step: int, norms: list[float]) -> None:
         data = statistics.explain_gradients(norms, self._names, self.top)
-        events.emit("gradient_stats", step, data, warning=not 0 < data["norm"] < math.inf)
+        events.emit("gradient_stats", step, data, warning=not 0 < data["total_norm"] < math.inf)
 
     def _tell_changes(self, step: int, numbers: list[float], lr: float) -> None:
         skipped, *changes = numbers
-        data = statistics.explain_changes(changes, self._names, self.top) | {"skipped": bool(skipped), "lr": lr}
+        data = statistics.explain_changes(changes, self._names, self.top)
+        data |= {"skipped": bool(skipped), "learning_rate": lr}
         events.emit("param_updates", step, data, warning=not (data["changed"] or skipped or lr == 0))
 
 

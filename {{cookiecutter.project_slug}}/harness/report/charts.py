@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from harness.report.read import Record
+from harness.report.record import RunRecord
 
 COLOURS = ("#3457d5", "#d9622b", "#1b9e77", "#8e44ad", "#c2185b", "#6b7280")
 INK, MUTED, GRID = "#1d2433", "#667085", "#eceef2"
@@ -24,7 +24,7 @@ MANY_POINTS = 30
 MOST_ROWS = 64
 
 
-def loss(records: list[Record]) -> go.Figure:
+def loss(records: list[RunRecord]) -> go.Figure:
     figure = chart("nats per token")
     for record, colour in coloured(records):
         curve(figure, record, "loss", colour, name=label(records, record, "training"))
@@ -41,7 +41,7 @@ def loss(records: list[Record]) -> go.Figure:
     return figure
 
 
-def gradient(records: list[Record]) -> go.Figure:
+def gradient(records: list[RunRecord]) -> go.Figure:
     figure = chart("norm before clipping")
     for record, colour in coloured(records):
         curve(figure, record, "gradient", colour, name=label(records, record, "gradient norm"))
@@ -50,7 +50,7 @@ def gradient(records: list[Record]) -> go.Figure:
     return figure
 
 
-def single(records: list[Record], name: str, unit: str, form: str = "") -> go.Figure:
+def single(records: list[RunRecord], name: str, unit: str, form: str = "") -> go.Figure:
     """Draw one curve of each run."""
     figure = chart(unit)
     for record, colour in coloured(records):
@@ -60,7 +60,7 @@ def single(records: list[Record], name: str, unit: str, form: str = "") -> go.Fi
     return figure
 
 
-def heat(record: Record) -> go.Figure:
+def heat(record: RunRecord) -> go.Figure:
     """Draw how far a step moved each module: dark is little, bright is much."""
     columns = list(record.updates)
     if not columns:
@@ -112,7 +112,7 @@ def chart(unit: str, height: int = 330) -> go.Figure:
 
 
 def curve(
-    figure: go.Figure, record: Record, key: str, colour: str, *, name: str, mode: str = "lines", dash: str = "solid"
+    figure: go.Figure, record: RunRecord, key: str, colour: str, *, name: str, mode: str = "lines", dash: str = "solid"
 ) -> None:
     """Draw what was recorded, faintly where it is many points, and their moving average."""
     found = record.curves.get(key)
@@ -125,7 +125,7 @@ def curve(
         figure.add_scatter(y=lows, **band)
         figure.add_scatter(y=highs, fill="tonexty", fillcolor=faint(colour, 0.16), **band)
     line = {"color": colour, "width": 2, "dash": dash}
-    if len(steps) >= MANY_POINTS and key != "lr":  # a schedule is no measurement
+    if len(steps) >= MANY_POINTS and key != "lr":  # a schedule is not a measurement
         raw = {"color": faint(colour, 0.35), "width": 1}
         figure.add_scatter(y=means, line=raw, hoverinfo="skip", showlegend=False, **same)
         means = smooth(means, len(means) // MANY_POINTS)
@@ -137,7 +137,7 @@ def smooth(values: list[float], reach: int) -> list[float]:
     return [fmean(values[max(0, place - reach) : place + reach + 1]) for place in range(len(values))]
 
 
-def marks(figure: go.Figure, record: Record) -> None:
+def marks(figure: go.Figure, record: RunRecord) -> None:
     if not figure.data:  # without a curve there is no chart to mark
         return
     for kind, (name, symbol, colour) in MARKS.items():
@@ -161,11 +161,11 @@ def by_layer(modules: Iterable[str]) -> dict[str, list[str]]:
     return {layer: list(names) for layer, names in groupby(modules, key=lambda name: ".".join(name.split(".")[:2]))}
 
 
-def coloured(records: list[Record]) -> Iterable[tuple[Record, str]]:
+def coloured(records: list[RunRecord]) -> Iterable[tuple[RunRecord, str]]:
     return ((record, COLOURS[place % len(COLOURS)]) for place, record in enumerate(records))
 
 
-def label(records: list[Record], record: Record, what: str) -> str:
+def label(records: list[RunRecord], record: RunRecord, what: str) -> str:
     return what if len(records) == 1 else f"{record.name} {what}"
 
 

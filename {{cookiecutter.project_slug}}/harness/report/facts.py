@@ -1,12 +1,12 @@
 """The numbers of a run as plain data, for --json and for the two reports that people read."""
 
-from statistics import fmean
 from typing import Any
 
-from harness.report.read import Curve, Record
+from harness.report.curves import Curve
+from harness.report.record import RunRecord, mapping
 
 
-def facts(record: Record) -> dict[str, Any]:
+def facts(record: RunRecord) -> dict[str, Any]:
     """Return what can be said of a run in numbers."""
 
     def ends(curve: Curve) -> dict[str, float]:
@@ -23,31 +23,44 @@ def facts(record: Record) -> dict[str, Any]:
     return {
         "name": record.name,
         "folder": record.folder.as_posix(),
-        "status": record.diary.get("status", "unknown"),
+        "status": str(record.diary.get("status", "unknown")),
         "step": record.step,
         "attempts": len(record.times),
         "seconds": record.seconds,
-        "parameters": record.start.get("parameters", {}),
+        "parameters": mapping(record.start, "parameters"),
         "events": dict(record.counts),
-        "trend": trend(record),
+        "trend": trend(record, "loss"),
+        "accuracy_trend": trend(record, "accuracy"),
         "curves": {name: ends(curve) for name, curve in record.curves.items()},
-        "epochs": record.epochs,
+        "epochs": epochs(record),
+        "updates": dict(record.updated),
+        "labels": record.labels,
         "modules": {name: total / number for name, total in largest},
         "skipped_steps": record.steps_of("nan_skip"),
         "resumed_at": record.steps_of("resume"),
     }
 
 
-def trend(record: Record) -> dict[str, float]:
-    """Return the means of the first and the last 10 recorded losses (of a short run, of its halves), and the change.
+def trend(record: RunRecord, name: str) -> dict[str, float]:
+    """Return the means of the first and the last 10 recorded values (of a short run, of its halves), and the change.
 
-    Empty where there are too few losses.
+    Empty where there are too few.
     """
-    number = min(10, len(record.first_losses) // 2)
-    if not number:
-        return {}
-    first, last = fmean(record.first_losses[:number]), fmean([*record.last_losses][-number:])
-    return {"first": first, "last": last, "change": (last - first) / max(first, 1e-9)}
+    found = record.ends[name].trend() if name in record.ends else {}
+    return found and found | {"change": (found["last"] - found["first"]) / max(abs(found["first"]), 1e-9)}
+
+
+def epochs(record: RunRecord) -> dict[int, dict[str, Any]]:
+    """Return of each epoch the number of its optimizer steps, and first, last and mean of what was recorded in it."""
+    found = sorted(record.epochs.items())
+    ends = [*(epoch.first_step - 1 for _, epoch in found[1:]), record.step]
+    return {
+        place: {
+            "steps": max(0, last - epoch.first_step + 1),
+            **{name: values.summary() for name, values in epoch.values.items()},
+        }
+        for (place, epoch), last in zip(found, ends, strict=False)  # no epoch has no end
+    }
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,13 @@
-"""Tell in the terminal what there is to say about a run, and write its page."""
+"""Tell in the terminal what there is to say about a run, and write its page.
+
+What a log says may come from anybody, so nothing of it reaches the terminal that a terminal would obey.
+"""
 
 import json
+import math
+import re
+import secrets
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,40 +16,72 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.errors import UserError
 from harness.report.facts import duration, facts
-from harness.report.read import read
+from harness.report.read import read, runs_in
+from harness.report.record import number
 from harness.report.rules import judge
+from harness.telemetry.logs import strip_ansi
 
 COLOURS = {"good": "green", "watch": "yellow", "bad": "red"}
 UNITS = {"loss": "{:.4f}", "val_loss": "{:.4f}", "accuracy": "{:.1%}", "lr": "{:.3g}", "gradient": "{:.3g}"}
 
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")  # bidirectional overrides, too
+
+
 def report(runs: list[Path], as_json: bool, out: Path | None) -> None:
-    """Analyse `runs` and write the page, or with `as_json` only print the analysis."""
-    records = [read(folder) for folder in runs]
-    found = [facts(record) | {"findings": [asdict(finding) for finding in judge(record)]} for record in records]
+    """Analyse `runs`, and all runs in folders of them, and write the page; with `as_json` only print the analysis."""
+    folders = [folder for given in runs for folder in runs_in(given)]
+    records = [read(folder) for folder in folders]
+    found = [facts(record) | {"findings": [asdict(symptom) for symptom in judge(record)]} for record in records]
     if as_json:
-        print(json.dumps(found[0] if len(found) == 1 else found, indent=2))
+        print(json.dumps(found[0] if folders == runs and len(found) == 1 else found, indent=2))
         return
     console = Console(highlight=False)
     for one in found:
-        tell(one, console)
+        tell(harmless(one), console)
+    if len(found) > 1:
+        console.print(comparison([harmless(one) for one in found]), "")
     from harness.report.html import page
 
     out = out or (runs[0] if len(runs) == 1 else runs[0].resolve().parent) / "report.html"
-    out.write_text(page(records), encoding="utf-8")
-    console.print(f"The page: {out.as_posix()}", soft_wrap=True)
+    write(out, page(records))
+    console.print(f"The page: {harmless(out.as_posix())}", soft_wrap=True, markup=False)
+
+
+def write(out: Path, text: str) -> None:
+    """Write a page beside its place and then into it: a link that lies there is replaced, never written through."""
+    beside = out.with_name(f".{out.name}.{secrets.token_hex(8)}")
+    try:
+        with beside.open("x", encoding="utf-8") as file:
+            file.write(text)
+        beside.replace(out)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(f"The page cannot be written to {out}: {error.strerror}.", cure="Try --out FILE.") from error
+
+
+def harmless(value: Any) -> Any:
+    """Return plain data without what a terminal obeys: escape sequences and other control characters."""
+    if isinstance(value, dict):
+        return {harmless(key): harmless(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [harmless(inner) for inner in value]
+    return CONTROL.sub(" ", strip_ansi(value)) if isinstance(value, str) else value
 
 
 def tell(facts: dict[str, Any], console: Console) -> None:
     """Print the `facts` of one run: what happened, the numbers, the findings and what to try next."""
     head(facts, console)
     console.print(curves(facts))
-    if len(facts["epochs"]) > 1:
+    if facts["epochs"]:
         console.print(epochs(facts))
     if facts["modules"]:
         console.print(modules(facts))
-    console.print(f"[dim]events: {', '.join(f'{count:,} {name}' for name, count in facts['events'].items())}[/]\n")
+    for line in counts(facts):
+        console.print(f"[dim]{escape(line)}[/]")
+    console.print()
     for finding in facts["findings"]:
         colour = COLOURS[finding["level"]]
         console.print(
@@ -55,16 +94,41 @@ def tell(facts: dict[str, Any], console: Console) -> None:
     console.print()
 
 
+def counts(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield lines on what was counted: labels, updates, events."""
+    if labels := facts["labels"]:
+        low, high = labels.get("label_min", "none"), labels.get("label_max", "none")
+        yield f"labels: {low} to {high}, with a vocabulary of {labels.get('vocabulary', 'unknown size')}"
+    if updates := facts["updates"]:
+        recorded = ", ".join(f"{updates.get(kind, 0):,} moved {kind}" for kind in ("all", "some", "none"))
+        yield f"updates: {recorded} of the parameters, of {sum(updates.values()):,} recorded steps"
+    yield "events: " + ", ".join(f"{count:,} {name}" for name, count in facts["events"].items())
+
+
+def comparison(found: list[dict[str, Any]]) -> Table:
+    """Return one line for each run, the best validation loss first."""
+    table = Table("run", "steps", "last loss", "best validation loss", box=None, pad_edge=False, header_style="dim")
+
+    def best(facts: dict[str, Any], name: str, which: str) -> float:
+        return float(facts["curves"].get(name, {}).get(which, math.inf))
+
+    for one in sorted(found, key=lambda one: best(one, "val_loss", "lowest")):
+        numbers = (best(one, "loss", "last"), best(one, "val_loss", "lowest"))
+        shown = (f"{value:.4f}" if math.isfinite(value) else "" for value in numbers)
+        table.add_row(escape(one["name"]), f"{one['step']:,}", *shown)
+    return table
+
+
 def head(facts: dict[str, Any], console: Console) -> None:
-    size = facts["parameters"].get("total")
+    size = number(facts["parameters"], "total")
     words = [
         facts["status"],
-        f"{size:,} parameters" if size else "",
+        f"{size:,.0f} parameters" if size else "",
         f"{facts['step']:,} steps",
         f"{facts['attempts']} attempts" if facts["attempts"] > 1 else "",
         duration(facts["seconds"]),
     ]
-    console.print(f"\n[bold]{escape(facts['name'])}[/]  {' · '.join(word for word in words if word)}\n")
+    console.print(f"\n[bold]{escape(facts['name'])}[/]  {escape(' · '.join(word for word in words if word))}\n")
 
 
 def curves(facts: dict[str, Any]) -> Table:
@@ -79,11 +143,21 @@ def curves(facts: dict[str, Any]) -> Table:
 
 
 def epochs(facts: dict[str, Any]) -> Table:
-    table = Table("epoch", "loss", "accuracy", "learning rate", box=None, pad_edge=False, header_style="dim")
-    for epoch, ends in facts["epochs"].items():
-        columns = [(ends.get(name), UNITS[name]) for name in ("loss", "accuracy", "lr")]
-        table.add_row(str(epoch), *[" -> ".join(map(form.format, pair)) if pair else "" for pair, form in columns])
+    titles = ("epoch", "steps", "mean loss", "loss", "mean accuracy", "learning rate")
+    table = Table(*titles, box=None, pad_edge=False, header_style="dim")
+    for epoch, found in facts["epochs"].items():
+        cells = (
+            cell(found, "loss", "mean"),
+            cell(found, "loss", "first", "last"),
+            cell(found, "accuracy", "mean"),
+            cell(found, "lr", "first", "last"),
+        )
+        table.add_row(str(epoch), f"{found['steps']:,}", *cells)
     return table
+
+
+def cell(found: dict[str, Any], name: str, *which: str) -> str:
+    return " -> ".join(UNITS[name].format(found[name][key]) for key in which) if name in found else ""
 
 
 def modules(facts: dict[str, Any]) -> Table:

@@ -29,6 +29,7 @@ from harness.telemetry.append import AppendOnlyFile
 
 SCHEMA = 1
 FOLDER = "debug_log"
+RELIED_ON: dict[str, Any] = {"event_type": str, "data": dict, "step": int, "attempt": int, "time": (int, float)}
 
 log = logging.getLogger(__name__)
 
@@ -209,17 +210,27 @@ def cut_partial_line(path: Path) -> None:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a file, in constant memory. A line that is not JSON (a killed run's last) is left out."""
+    """Yield the events of a file, in constant memory. A line that is not one (a killed run's last) is left out."""
     bad: list[int] = []
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         for number, line in enumerate(file, start=1):
-            try:
-                yield json.loads(line)
-            except ValueError:
-                if line.endswith("\n"):
-                    bad.append(number)
+            if event := _event(line):
+                yield event
+            elif line.endswith("\n"):
+                bad.append(number)
     if bad:
-        log.warning("%d lines of %s are not JSON and were left out; the first is line %d.", len(bad), path, bad[0])
+        log.warning("%d lines of %s are not events and were left out; the first is line %d.", len(bad), path, bad[0])
+
+
+def _event(line: str | bytes) -> dict[str, Any] | None:
+    """Return the event of a line, None where it is not one: not JSON, or without what every reader relies on."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or not all(isinstance(event.get(key), kind) for key, kind in RELIED_ON.items()):
+        return None
+    return event if 0 <= event["step"] < 2**63 and abs(event["time"]) < 2**63 else None
 
 
 def current(path: Path) -> Iterator[dict[str, Any]]:
@@ -238,5 +249,5 @@ def current(path: Path) -> Iterator[dict[str, Any]]:
 def starts(path: Path) -> list[int]:
     """Return the step at which each start of the run began to train. Cheap: only lines with `fit_start` are parsed."""
     with path.open("rb") as file:
-        likely = [json.loads(line) for line in file if b'"fit_start"' in line and line.endswith(b"\n")]
-    return [event["step"] for event in likely if event["event_type"] == "fit_start"]
+        likely = (_event(line) for line in file if b'"fit_start"' in line and line.endswith(b"\n"))
+        return [event["step"] for event in likely if event and event["event_type"] == "fit_start"]

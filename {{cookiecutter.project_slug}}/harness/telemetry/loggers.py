@@ -1,6 +1,7 @@
 """Metric loggers that go on where the run goes on: no row is lost, none comes twice."""
 
 import csv
+import functools
 import io
 import logging
 import os
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from hydra.utils import instantiate
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
@@ -21,21 +23,39 @@ from harness.telemetry.append import AppendOnlyFile
 log = logging.getLogger(__name__)
 
 
-def build_loggers(group: DictConfig, *, run_id: str, step: int) -> list[Logger]:
+def build_loggers(group: DictConfig, *, run_id: str, step: int, validated: bool = True) -> list[Logger]:
     """Build every logger of the config for a run that goes on after `step` optimizer steps (0: from the beginning).
 
-    What was logged after that step is about to be logged again, so it is taken back.
+    What was logged after that step is about to be logged again, so it is taken back; so is a validation of the step
+    itself where the checkpoint was not `validated` yet.
     """
     entries = [entry for entry in group.values() if entry is not None]
-    return [instantiate(entry, **_going_on(entry, run_id, step), _convert_="all") for entry in entries]
+    return [instantiate(entry, **_going_on(entry, run_id, step, validated), _convert_="all") for entry in entries]
 
 
-def _going_on(entry: DictConfig, run_id: str, step: int) -> dict[str, Any]:
+def count_from_one(trainer: Trainer) -> None:
+    """Have every logger of `trainer` name the optimizer step as everything else does: the first one is 1.
+
+    Lightning hands loggers the number of steps that were complete before, for what it logs in a step and for a
+    validation inside of training, and the number after it for a validation by itself.
+    """
+    for logger in trainer.loggers:
+        logger.log_metrics = functools.partial(_at_optimizer_step, trainer, logger.log_metrics)  # type: ignore[method-assign]
+
+
+def _at_optimizer_step(
+    trainer: Trainer, write: Callable[..., None], metrics: Mapping[str, float], step: int | None = None
+) -> None:
+    of_lightning = step is None or step == trainer.fit_loop.epoch_loop._batches_that_stepped
+    write(metrics, trainer.global_step if of_lightning else step)
+
+
+def _going_on(entry: DictConfig, run_id: str, step: int, validated: bool) -> dict[str, Any]:
     match entry["_target_"].rpartition(".")[2]:
         case "CsvLogger":
-            return {"first_step": step}
+            return {"after_step": step, "validated": validated}
         case "TensorBoard" | "TensorBoardLogger":
-            return {"purge_step": step} if step else {}
+            return {"purge_step": step + 1} if step else {}
         case "WandbLogger":
             _refuse_to_ask_nobody(entry)
             return {"id": run_id, "resume": "allow"}
@@ -66,13 +86,15 @@ class CsvLogger(Logger):
     """Appends a row of metrics to `metrics.csv`, flushed at once, so that a killed process has lost none.
 
     Lightning's CSVLogger deletes the file of an earlier attempt (Lightning #19446), and rewrites it in place whenever a
-    metric appears for the first time. Rows of `first_step` and later are removed: they will come again.
+    metric appears for the first time. Rows after `after_step` are removed: they will come again.
+    So will the validation of that step, unless its checkpoint was `validated`.
     """
 
-    def __init__(self, save_dir: str, *, first_step: int = 0) -> None:
+    def __init__(self, save_dir: str, *, after_step: int = 0, validated: bool = True) -> None:
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
-        self.first_step = first_step
+        self.after_step = after_step
+        self.validated = validated
         self._columns: list[str] | None = None
         self._rows: list[Mapping[str, Any]] = []  # not yet handed on; more than one only while the disk refuses
         self._lines = AppendOnlyFile(self.path)
@@ -128,10 +150,15 @@ class CsvLogger(Logger):
         self._columns = columns
 
     def _kept(self) -> list[dict[str, str]]:
-        """Return the rows before `first_step`; later rewrites keep all. A row that a full disk cut short is dropped."""
+        """Return the rows up to `after_step`; later rewrites keep all. A row that a full disk cut short is dropped."""
         with self.path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if None not in row.values()]
-        return rows if self._columns else [row for row in rows if int(row["step"]) < self.first_step]
+        return rows if self._columns else [row for row in rows if not self._comes_again(row)]
+
+    def _comes_again(self, row: dict[str, str]) -> bool:
+        step = int(row["step"])
+        validation = any(value for name, value in row.items() if name.startswith("val/"))
+        return step > self.after_step or (step == self.after_step and validation and not self.validated)
 
 
 class TensorBoard(TensorBoardLogger):

@@ -31,7 +31,7 @@ def explain_gradients(norms: list[float], names: Sequence[str], top: int) -> dic
             module = module_of(name)
             modules[module] = math.hypot(modules.get(module, 0.0), norm)
     return {
-        "norm": math.hypot(*there),
+        "total_norm": math.hypot(*there),
         "max": max(there, default=0.0),
         "min": min(there, default=0.0),
         "parameters": len(norms),

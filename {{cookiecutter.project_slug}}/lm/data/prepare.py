@@ -93,6 +93,14 @@ def prepare(source: Source, recipe: Recipe, root: Path) -> Prepared:
     return Prepared(folder, json.loads((folder / "meta.json").read_text(encoding="utf-8")))
 
 
+def encode(tokenizer: Tokenizer, documents: list[Document], folder: Path) -> Prepared:
+    """Write all of `documents` to `folder` as validation text, encoded with a tokenizer that exists already."""
+    dtype = _dtype(tokenizer)
+    tokens = _encode(tokenizer, documents, folder, dtype, "val")
+    meta = {"documents": len(documents), "tokens": tokens, "bytes": _learned_bytes(documents)}
+    return Prepared(folder, {"dtype": dtype, "val": meta})
+
+
 def _write(source: Source, recipe: Recipe, folder: Path) -> None:
     documents = list(limited(source.documents(), recipe.limit))
     sides = _split(documents, recipe)
@@ -102,18 +110,25 @@ def _write(source: Source, recipe: Recipe, folder: Path) -> None:
     show_progress = sys.stderr.isatty()
     tokenizer = train_tokenizer(texts, recipe.vocab_size, len(texts), special=special, show_progress=show_progress)
     tokenizer.save(str(folder / "tokenizer.json"))
-    dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
+    dtype = _dtype(tokenizer)
     meta: dict[str, Any] = {"recipe": asdict(recipe), "dtype": dtype}
     for side, chosen in sides.items():
         tokens = _encode(tokenizer, chosen, folder, dtype, side)
-        learned = sum(len(part.encode()) for document in chosen for part, counts in document.parts() if counts)
-        meta[side] = {"documents": len(chosen), "tokens": tokens, "bytes": learned}
+        meta[side] = {"documents": len(chosen), "tokens": tokens, "bytes": _learned_bytes(chosen)}
     log.info(
         "Prepared %s tokens for training and %s for validation",
         f"{meta['train']['tokens']:,}",
         f"{meta['val']['tokens']:,}",
     )
     (folder / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
+
+
+def _dtype(tokenizer: Tokenizer) -> str:
+    return "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
+
+
+def _learned_bytes(documents: list[Document]) -> int:
+    return sum(len(part.encode()) for document in documents for part, counts in document.parts() if counts)
 
 
 def _split(documents: list[Document], recipe: Recipe) -> dict[str, list[Document]]:

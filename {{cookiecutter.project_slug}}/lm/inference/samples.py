@@ -19,10 +19,11 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from harness.batch import Batch
 from harness.checkpoint import rng
+from harness.errors import UserError
 from harness.telemetry import events
 from harness.telemetry.append import AppendOnlyFile
 from harness.telemetry.loggers import TensorBoard
-from lm.inference.sampling import continuation
+from lm.inference.generate import continuation
 from lm.module import LmModule
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Samples(Callback):
         try:
             with trainer.precision_plugin.forward_context():
                 texts = {prompt: continuation(model, tokenizer, prompt, **how) for prompt in self.prompts}
-        except RuntimeError as error:
+        except (RuntimeError, UserError) as error:
             # Weights that are not finite, or no memory left: the guards of training see to it.
             log.warning("No samples at step %d: %s", trainer.global_step, error)
         else:

@@ -1,0 +1,139 @@
+"""Score a trained model: the story of evaluate.py, on the text that its run held out or on any other."""
+
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from harness.errors import UserError
+from lm.batch import model_inputs
+from lm.data.datamodule import collate, windows
+from lm.data.prepare import Prepared, Recipe, encode, prepare
+from lm.inference.load import Trained, load, say
+from lm.models.build import model_config, vocabulary_size
+from lm.module import loss_sums
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def evaluate(path: str, data: str | None, overrides: list[str], as_json: bool) -> None:
+    """Print the loss, perplexity and bits per byte of a run on its held-out text, or on the text at `data`."""
+    other = other_path(data, overrides)
+    trained = load(path)
+    with tempfile.TemporaryDirectory() as temporary:
+        prepared = other_data(trained, other, Path(temporary)) if other else validation_data(trained)
+        nats, tokens = score(trained, prepared)
+    if not tokens:
+        raise UserError(f"There is no token to predict in {other or 'the held-out text'}.", cure="Name more text.")
+    if not math.isfinite(nats):
+        cure = "Name an earlier one of the run's checkpoints/ folders; docs/nan.md says how it comes about."
+        raise UserError(f"The loss of {trained.checkpoint.path.as_posix()} is not finite.", cure=cure)
+    result = {
+        "run": trained.folder.as_posix(),
+        "step": trained.step,
+        "data": other or "held out",
+        "loss": nats / tokens,
+        "perplexity": math.exp(min(nats / tokens, 700)),
+        # The vocabulary drops out of this one, so that models with other tokenizers can be compared.
+        "bits_per_byte": nats / math.log(2) / prepared.meta["val"]["bytes"],
+        "tokens": tokens,
+        "bytes": prepared.meta["val"]["bytes"],
+    }
+    print(json.dumps(result) if as_json else in_words(result))
+
+
+def in_words(result: dict[str, Any]) -> str:
+    text = "held-out text" if result["data"] == "held out" else result["data"]
+    return (
+        f"{result['run']} at step {result['step']}, on {result['tokens']:,} tokens ({result['bytes']:,} bytes) "
+        f"of {text}:\n"
+        f"  loss {result['loss']:.4f} nats per token, perplexity {result['perplexity']:.2f}, "
+        f"{result['bits_per_byte']:.4f} bits per byte"
+    )
+
+
+def other_path(data: str | None, overrides: list[str]) -> str | None:
+    """Return the path that `--data PATH` or `data.path=PATH` names; None for the run's own text."""
+    for word in overrides:
+        key, found, value = word.partition("=")
+        if key != "data.path" or not found:
+            raise UserError(
+                f"evaluate.py cannot change {word!r}: a model is scored as it was trained.",
+                cure="It takes data.path=PATH (or --data PATH) to score other text.",
+            )
+        data = value
+    return data
+
+
+def validation_data(trained: Trained) -> Prepared:
+    """Return the run's own prepared data, made again where they were cleared; refuse text that has changed since."""
+    data, seed = trained.cfg.data, trained.cfg.seed
+    vocabulary = vocabulary_size(trained.cfg.model, model_config(trained.cfg.model))
+    recipe = Recipe(vocabulary, data.val_fraction, seed, data.limit)
+    prepared = prepare(instantiate(data.source), recipe, Path(data.prepared))
+    if prepared.tokenizer.to_str() != trained.tokenizer.to_str():
+        raise UserError(
+            f"The text of {trained.folder} has changed since it was trained: its tokenizer is another one now.",
+            cure="Score it where the text is as it was, train again on the new text, or name text with data.path=PATH.",
+        )
+    return prepared
+
+
+def other_data(trained: Trained, path: str, folder: Path) -> Prepared:
+    """Return the text at `path`, read as the run reads its own and encoded with the run's tokenizer, in `folder`."""
+    source = instantiate(source_of(trained.cfg.data, path))
+    source.check()
+    return encode(trained.tokenizer, list(source.documents()), folder)
+
+
+def source_of(data: DictConfig, path: str) -> DictConfig:
+    """Return the config of the run's own source for another path; of plain text where that source takes no path."""
+    source = data.source if "path" in data.source else {"_target_": "lm.data.sources.TextSource"}
+    return OmegaConf.merge(source, {"path": path})  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def score(trained: Trained, prepared: Prepared, batch_size: int = 8) -> tuple[float, int]:
+    """Return the sum of losses in nats over the validation tokens, each predicted once, and their number. In
+    float32, and in windows or in rows as the run was trained."""
+    loader: DataLoader[dict[str, Tensor]] = DataLoader(
+        windows(prepared, "val", trained.context, packing=trained.cfg.data.get("packing", True)),
+        batch_size=batch_size,
+        collate_fn=lambda rows: collate(rows, batch_size),
+    )
+    options = {"use_cache": False} if isinstance(trained.model, PreTrainedModel) else {}
+    nats, tokens = 0.0, 0
+    for batch in watched(loader):
+        batch = {name: tensor.to(trained.device) for name, tensor in batch.items()}
+        output = trained.model(**model_inputs(batch), **options)
+        logits = output if isinstance(output, Tensor) else output.logits
+        total, valid = loss_sums(logits, batch["labels"])
+        nats += total.item()
+        tokens += int(valid.item())
+    return nats, tokens
+
+
+def watched(loader: DataLoader[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """Yield the batches of `loader` behind a bar; where there is no terminal, a line every ten seconds."""
+    if sys.stderr.isatty():
+        yield from track(loader, description="scoring", transient=True)
+        return
+    say(f"Scoring {len(loader):,} batches")
+    said = time.monotonic()
+    for number, batch in enumerate(loader, start=1):
+        yield batch
+        if time.monotonic() - said > SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            say(f"Scored {number:,} of {len(loader):,} batches")

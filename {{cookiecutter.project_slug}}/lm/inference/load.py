@@ -1,0 +1,122 @@
+"""From a run's folder to its model: what generate.py and evaluate.py begin with."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from harness.checkpoint import read
+from harness.checkpoint.resume import locate
+from harness.errors import UserError
+from harness.hardware import best_device
+from harness.run import folder as run_folder
+from lm.models.attention import pick_attention
+from lm.models.build import build_model, context_length, model_config
+
+
+@dataclass
+class Trained:
+    """A model as a run left it at its newest whole checkpoint, in float32 on the best device here."""
+
+    folder: Path
+    cfg: DictConfig
+    model: nn.Module
+    tokenizer: Tokenizer
+    context: int
+    checkpoint: read.Checkpoint
+    attention: str
+
+    @property
+    def step(self) -> int:
+        return self.checkpoint.step
+
+    @property
+    def device(self) -> str:
+        return device_of(self.model).type
+
+
+def load(path: str) -> Trained:
+    """Load the model of a run folder, or of one of its checkpoint folders, and say on stderr what was loaded.
+
+    Raises UserError when there is none.
+    """
+    folder, checkpoint = locate(Path(path))
+    cfg = run_folder.config(folder)
+    # A run may come from anybody, and building its config runs what it names: whatever is refused is refused here.
+    config = model_config(cfg.model)
+    model, attention = build(cfg, config)
+    model.load_state_dict(read.load_weights(checkpoint))
+    tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
+    trained = Trained(
+        folder,
+        cfg,
+        model.eval().to(torch.device(best_device())),
+        tokenizer,
+        context_length(cfg.model, config),
+        checkpoint,
+        attention,
+    )
+    say(*described(trained))
+    return trained
+
+
+def build(cfg: DictConfig, config: PretrainedConfig | None) -> tuple[nn.Module, str]:
+    """Return the model and the kernel of its attention: the run's own choice, or sdpa where that is not to be had."""
+    asked, _ = pick_attention(
+        str(cfg.model.attention),
+        device=best_device(),
+        precision="32-true",
+        context=context_length(cfg.model, config),
+        mps_fix=bool(cfg.trainer.mps_fix),
+    )
+    try:
+        return build_model(cfg.model, config, attention=asked), asked
+    except (ImportError, ValueError) as error:  # a kernel for another device, or a package that is not here
+        reason = str(error).splitlines()[0]
+        say(f"model.attention={asked} is not available here, so it is sdpa: {reason}")
+        return build_model(cfg.model, config, attention="sdpa"), "sdpa"
+
+
+def described(trained: Trained) -> Iterator[str]:
+    """Yield which step, config and device it is, and what of them makes it slow."""
+    size = sum(parameter.numel() for parameter in trained.model.parameters())
+    name, kind = trained.cfg.model.get("name", "unnamed"), type(trained.model).__name__
+    yield f"Loaded step {trained.step:,} from {trained.checkpoint.path.as_posix()}"
+    yield (
+        f"  config {(trained.folder / 'config.yaml').as_posix()}: model {name} ({kind}, {size:,} parameters, "
+        f"context {trained.context:,})"
+    )
+    yield f"  on {trained.device} in float32, {trained.attention} attention"
+    if trained.device == "cpu" and shutil.which("nvidia-smi"):
+        yield (
+            f"  slow: this machine has an NVIDIA driver that torch {torch.__version__} cannot use "
+            "(python devtools/check_setup.py says more)"
+        )
+    elif trained.device == "cpu" and size > 100_000_000:
+        yield f"  slow: a CPU reads all {size:,} weights for each token"
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def refuse_unless_finite(logits: Tensor) -> None:
+    """Raise UserError for logits (V) that no token can be chosen from."""
+    if logits.isnan().any() or not logits.max().isfinite():
+        raise UserError(
+            "The model's output is not finite: a weight is NaN or infinite, and no text can come from it.",
+            cure="Load an earlier step: name one of the run's checkpoints/ folders. docs/nan.md says why.",
+        )
+
+
+def say(*lines: str) -> None:
+    """Tell a person, on stderr: stdout is for the text and the numbers."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
