@@ -12,6 +12,9 @@ from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 from places import HARNESS_TESTS, PROJECT
 
+# First on every path, also in processes that tests start: the environment may hold a project made from the template.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT), str(HARNESS_TESTS)])
+
 settings.register_profile("project", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("project")
 
@@ -112,7 +115,6 @@ def command(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]
         environment = {
             **clean,
             "PYTHONUTF8": "1",
-            "PYTHONPATH": os.pathsep.join([str(PROJECT), str(HARNESS_TESTS)]),
             "COLUMNS": "200",
             **environment,
         }

@@ -61,7 +61,7 @@ STOPS = {
     "Debug: nan, stop where it appears": STEP,
     "Debug: resume": STEP._replace(expression="self.trainer.global_step", value="2"),
     "Debug: generate": Place("lm/inference/text.py", "for piece in", "max_tokens", "20"),
-    "Debug: current test file": Place("harness/run/environment.py", "if match:", "match[1]", "'A'"),
+    "Debug: current test file": Place("tests/test_model.py", "labels[0, 5:] =", "tuple(labels.shape)", "(2, 16)"),
 }
 
 
@@ -79,7 +79,7 @@ def breakpoint_at(workspace: Workspace, place: Place, condition: str | None = No
 def test_a_configuration_stops_shows_a_variable_and_ends_well(workspace: Workspace, name: str) -> None:
     place = STOPS[name]
     point = breakpoint_at(workspace, place)
-    with debugger(workspace, name, point, file=str(workspace.root / "tests/test_env.py")) as session:
+    with debugger(workspace, name, point, file=str(workspace.root / "tests/test_model.py")) as session:
         stop = session.wait_for_stop()
         assert stop.place == (point.file, point.line), session.output
         assert stop.evaluate(place.expression) == place.value
