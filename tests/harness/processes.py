@@ -8,9 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from places import PROJECT
-
-PATIENCE = 240.0  # seconds: for a busy machine, not for a slow test
+from places import PATIENCE, PROJECT
 
 
 class Process:
