@@ -9,10 +9,10 @@ import pytest
 from conftest import CONVERSATIONS
 
 from harness.config.compose import compose
-from lm.fit import load_data
+from lm.batch import NO_LABEL
+from lm.fit import build_data
 from lm.models.build import model_config
 
-NO_LABEL = -100
 Load = Callable[..., Any]
 
 
@@ -22,14 +22,14 @@ def load(small: list[str]) -> Load:
 
     def load(*overrides: str) -> Any:
         cfg = compose([*small, *overrides])
-        return load_data(cfg, model_config(cfg.model.config))
+        return build_data(cfg, model_config(cfg.model))
 
     return load
 
 
 def text(data: Any, split: str) -> str:
     """Return a split's tokens as text again: windows overlap by one token."""
-    windows = {"train": data.train_windows, "val": data.val_windows}[split]
+    windows = {"train": data.train_set, "val": data.val_set}[split]
     rows = [windows[index] for index in range(len(windows))]
     ids = [int(i) for n, row in enumerate(rows) for i in row["input_ids"][row["labels"] != NO_LABEL][n > 0 :]]
     return str(data.tokenizer.decode(ids, skip_special_tokens=False))
@@ -61,7 +61,7 @@ def test_an_epoch_has_every_window_once_in_an_order_of_its_own(load: Load) -> No
         [tuple(row.tolist()) for batch in load(seed).train_dataloader() for row in batch["input_ids"]]
         for seed in ("data.num_workers=0", "data.batch_size=2")
     )
-    windows = load().train_windows
+    windows = load().train_set
     known = Counter(tuple(windows[index]["input_ids"].tolist()) for index in range(len(windows)))
     assert one[:8] != [tuple(windows[index]["input_ids"].tolist()) for index in range(8)]
     assert one[:8] == other[:8]  # the order knows windows, not batches
@@ -70,13 +70,13 @@ def test_an_epoch_has_every_window_once_in_an_order_of_its_own(load: Load) -> No
 
 def test_without_packing_a_row_is_one_document(load: Load) -> None:
     data = load("data.packing=false")
-    assert len(data.train_windows) + len(data.val_windows) == 40
+    assert len(data.train_set) + len(data.val_set) == 40
 
 
 def test_the_loss_of_a_conversation_counts_the_assistant_alone(load: Load) -> None:
     size = "model.config.max_position_embeddings=256"
     data = load("data=chat", f"data.path={CONVERSATIONS}", "data.packing=false", "data.batch_size=1", size)
-    row = data.train_windows[0]
+    row = data.train_set[0]
     counted = row["labels"] != NO_LABEL
     shown = data.tokenizer.decode(row["input_ids"].tolist(), skip_special_tokens=False)
     asked, _, answered = shown.partition("<|im_start|>assistant\n")

@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.config.compose import compose
+from lm.batch import NO_LABEL
 from lm.models.build import build_model, model_config
 from lm.module import loss_sums
 
-NO_LABEL = -100
-
 
 def model_of(small: list[str], *overrides: str) -> nn.Module:
+    model = compose([*small, *overrides]).model
     torch.manual_seed(0)
-    return build_model(model_config(compose([*small, *overrides]).model.config))
+    return build_model(model, model_config(model))
 
 
 @pytest.fixture
@@ -59,11 +59,9 @@ def test_every_weight_gets_a_gradient(small: list[str], ids: Tensor) -> None:
 
 
 def test_gradient_checkpointing_changes_no_gradient(small: list[str], ids: Tensor) -> None:
-    config = model_config(compose(small).model.config)
     gradients = []
-    for recompute in (False, True):
-        torch.manual_seed(0)
-        model = build_model(config, gradient_checkpointing=recompute).train()
+    for recompute in ("false", "true"):
+        model = model_of(small, f"model.gradient_checkpointing={recompute}").train()
         loss_sums(model(input_ids=ids).logits, ids)[0].backward()
         gradients.append([weight.grad for weight in model.parameters()])
     torch.testing.assert_close(*gradients)
