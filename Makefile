@@ -1,7 +1,8 @@
 # Every target does its own set-up: virtual environments, pinned dependencies, a freshly made project.
-#   make demo    make a project in ./demo and train it on text that is already on this machine
-#   make test    run the tests of the template, then those of a project made from it
-#   make lint    make typecheck    make clean
+#   make demo        make a project in ./demo and train it on text that is already on this machine
+#   make test        the tests of the template, of the machinery (fast ones) and of a project made from it: a quarter hour
+#   make test-all    the slow and the fault suites as well, the debugger's sessions among them: hours
+#   make test-template   make test-harness   make test-project   make lint   make typecheck   make clean
 
 VENV := .venv
 BUILD := build
@@ -23,9 +24,11 @@ DEMO_VENV := $(abspath $(DEMO))/.venv
 PIP := -m pip --disable-pip-version-check install --no-input -qq
 # Cookiecutter copies all that lies in a template folder, caches and runs too: hence from a clean copy.
 COPY := rm -rf '$(BUILD)/template' && '$(VENV)/bin/python' tests/copy_template.py '$(BUILD)/template'
+# Bytecode stays out of the template folder, and a file that is opened without its encoding is an error.
+PYTHON_IN_PLACE := PYTHONDONTWRITEBYTECODE=1 PYTHONWARNDEFAULTENCODING=1 '$(BAKED_VENV)/bin/python'
 BAKE := $(COPY) && '$(VENV)/bin/python' -m cookiecutter '$(BUILD)/template' --no-input --accept-hooks=no
 
-.PHONY: demo test test-template test-project lint typecheck bake clean python
+.PHONY: demo test test-all test-template test-harness test-harness-all test-project lint typecheck bake clean python
 
 demo: $(DEMO)/train.py $(DEMO_VENV)/installed
 	cd '$(DEMO)' && '$(DEMO_VENV)/bin/python' train.py $(TRAIN)
@@ -41,11 +44,20 @@ $(DEMO_VENV)/installed: | $(DEMO)/train.py
 	@'$(DEMO_VENV)/bin/python' $(PIP) -e '$(DEMO)' -c '$(DEMO)/constraints.txt'
 	@touch $@
 
-test: test-template test-project
+test: test-template test-harness test-project
+
+test-all: test-template test-harness-all test-project
 
 # Needs no torch.
 test-template: $(VENV)/installed
 	'$(VENV)/bin/python' -m pytest -m 'not project'
+
+# Against the template folder in place: the environment is that of a made project, the code is not.
+test-harness: $(BAKED_VENV)/installed
+	cd tests/harness && $(PYTHON_IN_PLACE) -m pytest
+
+test-harness-all: $(BAKED_VENV)/installed
+	cd tests/harness && $(PYTHON_IN_PLACE) -m pytest -m 'slow or fault or not slow'
 
 test-project: $(BAKED_VENV)/installed
 	cd '$(BAKED)' && PYTHONWARNDEFAULTENCODING=1 '$(BAKED_VENV)/bin/python' -m pytest
@@ -53,6 +65,7 @@ test-project: $(BAKED_VENV)/installed
 
 lint: $(VENV)/installed
 	'$(VENV)/bin/python' -m ruff check .
+	@'$(VENV)/bin/python' tests/count_lines.py
 
 typecheck: $(BAKED_VENV)/installed
 	cd '$(BAKED)' && '$(BAKED_VENV)/bin/python' -m mypy
@@ -62,10 +75,10 @@ bake: $(VENV)/installed
 	@rm -rf '$(BAKED)'
 	@$(BAKE) --output-dir '$(BUILD)'
 
-$(BAKED_VENV)/installed: $(TEMPLATE)/pyproject.toml $(TEMPLATE)/constraints.txt | bake
+$(BAKED_VENV)/installed: $(TEMPLATE)/pyproject.toml $(TEMPLATE)/constraints.txt tests/harness/requirements.txt | bake
 	@echo 'Installing the project and its tools into $(BAKED_VENV): a minute or two'
 	@'$(PYTHON)' -m venv --clear '$(BAKED_VENV)'
-	@'$(BAKED_VENV)/bin/python' $(PIP) -e '$(BAKED)[dev]' -c '$(BAKED)/constraints.txt'
+	@'$(BAKED_VENV)/bin/python' $(PIP) -e '$(BAKED)[dev]' -r tests/harness/requirements.txt -c '$(BAKED)/constraints.txt'
 	@touch $@
 
 $(VENV)/installed: requirements-dev.txt | python

@@ -119,6 +119,15 @@ def test_names_are_legal_on_windows(bake: Bake) -> None:
     assert len({name.lower() for name in names}) == len(names)
 
 
+def test_nothing_that_a_run_made_is_copied(bake: Bake, template: Path) -> None:
+    made = [f"{FOLDER}/{name}" for name in ("runs/x/run.json", "prepared/x/train.bin", "devtools/temp_debug/1/x")]
+    made += [f"{FOLDER}/harness/__pycache__/cli.pyc", f"{FOLDER}/.pytest_cache/x", f"{FOLDER}/.env"]
+    assert run("git", "check-ignore", *made, cwd=ROOT).stdout.splitlines() == made
+    assert not set(made) & {name.as_posix() for name in known_files()}
+    parts = {part for name in bake().tree() for part in Path(name).parts}
+    assert not parts & {"runs", "prepared", "temp_debug", "__pycache__", ".pytest_cache", ".env"}
+
+
 def test_no_file_depends_on_an_executable_bit_or_a_link() -> None:
     modes = run("git", "ls-files", "--stage", FOLDER, cwd=ROOT).stdout.splitlines()
     assert {line.split()[0] for line in modes} == {"100644"}
@@ -135,7 +144,9 @@ def test_every_requirement_is_pinned_inside_its_range(bake: Bake) -> None:
     pins = {name.lower().replace("_", "-"): version for name, version in (line.split("==") for line in lines)}
     assert pins["torch"] == "2.13.0"
     project = tomllib.loads(baked.text("pyproject.toml"))["project"]
-    for text in itertools.chain(project["dependencies"], *project["optional-dependencies"].values()):
+    suites = (ROOT / "tests/harness/requirements.txt").read_text(encoding="utf-8").splitlines()
+    theirs = [line for line in suites if not line.startswith("#")]
+    for text in itertools.chain(project["dependencies"], *project["optional-dependencies"].values(), theirs):
         requirement = Requirement(text)
         assert requirement.specifier.contains(pins[requirement.name]), text
 
@@ -146,6 +157,7 @@ def test_every_import_is_a_requirement(bake: Bake) -> None:
     known = {Requirement(text).name.replace("-", "_") for text in asked} | {
         "hydra",
         "lm",
+        "harness",
         "devtools",
         *sys.stdlib_module_names,
     }

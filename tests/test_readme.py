@@ -97,7 +97,6 @@ def serve(command: str, cwd: Path, environment: dict[str, str]) -> None:
 
 
 @pytest.mark.project
-@pytest.mark.timeout(900)
 def test_the_commands_of_the_project(bake: Bake, environment: dict[str, str]) -> None:
     baked = bake()
     for command in [line for block in commands(baked.folder / "README.md") for line in block]:
@@ -115,7 +114,6 @@ def test_the_commands_of_the_project(bake: Bake, environment: dict[str, str]) ->
 
 
 @pytest.mark.project
-@pytest.mark.timeout(900)
 def test_the_commands_of_the_template(template: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     released = tmp_path / "template.git"
     run("git", "clone", "--quiet", template.as_uri(), released, cwd=tmp_path)

@@ -17,9 +17,9 @@ def cruft(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]
     return run(sys.executable, "-m", "cruft", *arguments, cwd=cwd)
 
 
-def cruft_create(template: Path, into: Path, **answers: object) -> Baked:
+def cruft_create(template: Path, into: Path, checkout: str = "v1", **answers: object) -> Baked:
     """Make a project that can be updated, as a user would: from a URL, at a tag."""
-    options = ["--no-input", "--checkout", "v1", "--output-dir", into, "--extra-context", json.dumps(answers)]
+    options = ["--no-input", "--checkout", checkout, "--output-dir", into, "--extra-context", json.dumps(answers)]
     cruft("create", template.as_uri(), *options, cwd=into)
     (folder,) = into.iterdir()
     return Baked(folder)

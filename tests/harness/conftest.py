@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
-from places import HARNESS_TESTS, PROJECT
+from places import HARNESS_TESTS, PATIENCE, PROJECT
+
+# First on every path, also in processes that tests start: the environment may hold a project made from the template.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT), str(HARNESS_TESTS)])
 
 settings.register_profile("project", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("project")
@@ -112,7 +115,6 @@ def command(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]
         environment = {
             **clean,
             "PYTHONUTF8": "1",
-            "PYTHONPATH": os.pathsep.join([str(PROJECT), str(HARNESS_TESTS)]),
             "COLUMNS": "200",
             **environment,
         }
@@ -121,8 +123,7 @@ def command(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]
             *((str(PROJECT / script),) if script.endswith(".py") else ("-m", "lm", script)),
             *arguments,
         ]
-        return subprocess.run(
-            words, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False
-        )
+        output = {"capture_output": True, "text": True, "encoding": "utf-8", "check": False}
+        return subprocess.run(words, cwd=cwd, env=environment, timeout=PATIENCE, **output)
 
     return run

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
+from places import PATIENCE
+
 Message = dict[str, Any]
 
 
@@ -152,7 +154,7 @@ class Debugger:
         *,
         breakpoints: Sequence[Breakpoint] = (),
         exceptions: Sequence[str] = (),
-        timeout: float = 600,
+        timeout: float = PATIENCE,
     ) -> None:
         self.config = config
         self.breakpoints = breakpoints

@@ -5,3 +5,6 @@ from pathlib import Path
 
 HARNESS_TESTS = Path(__file__).resolve().parent
 PROJECT = HARNESS_TESTS.parents[1] / "{{cookiecutter.project_slug}}"
+
+# Seconds after which something hangs: at least ten times what an idle, slow machine needs for the longest of them.
+PATIENCE = 1200.0

@@ -8,9 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from places import HARNESS_TESTS, PROJECT
-
-PATIENCE = 240.0  # seconds: for a busy machine, not for a slow test
+from places import PATIENCE, PROJECT
 
 
 class Process:
@@ -18,8 +16,7 @@ class Process:
 
     def __init__(self, folder: Path, overrides: list[str], **environment: str) -> None:
         clean = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
-        path = os.pathsep.join([str(PROJECT), str(HARNESS_TESTS)])
-        clean |= {"PYTHONPATH": path, "PYTHONUTF8": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1", **environment}
+        clean |= {"PYTHONUTF8": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1", **environment}
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"output-{time.monotonic_ns()}.txt"
         with self.log.open("wb") as output:

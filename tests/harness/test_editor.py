@@ -15,7 +15,7 @@ from vscode import Workspace
 
 from harness.config.compose import CONF, compose
 
-WORKSPACE = Workspace(PROJECT, file=str(PROJECT / "tests/test_env.py"), **{"command:pickProcess": "1"})
+WORKSPACE = Workspace(PROJECT, file=str(PROJECT / "tests/test_model.py"), **{"command:pickProcess": "1"})
 PRESETS = {file.stem for file in (CONF / "debug").glob("*.yaml")}
 
 # What the extension ms-python.debugpy (2026.7) and VS Code itself accept; anything else is underlined and ignored.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from places import PATIENCE
 
 from harness.report.html import page
 from harness.report.read import read
@@ -31,7 +32,7 @@ def opened(tmp_path: Path) -> Callable[[str], tuple[str, list[str]]]:
         flags = [*QUIET.split(), f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
         flags += ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
         flags += ["--enable-logging=stderr", "--virtual-time-budget=10000", "--dump-dom", file.as_uri()]
-        done = subprocess.run([CHROMIUM, *flags], capture_output=True, encoding="utf-8", timeout=120, check=True)
+        done = subprocess.run([CHROMIUM, *flags], capture_output=True, encoding="utf-8", timeout=PATIENCE, check=True)
         return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
     return open_page

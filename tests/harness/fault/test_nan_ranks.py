@@ -11,7 +11,7 @@ from faults import Dump, Fault, ThinOut, with_callback
 from harness.checkpoint.ledger import read_ledger
 from harness.nan import bundle as bundles
 
-pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.fault
 DUMP = with_callback(Dump, name="dump")
 TWO = ("trainer.devices=2", "+trainer.strategy=ddp", "logger=none", "callbacks.samples=null", DUMP)
 

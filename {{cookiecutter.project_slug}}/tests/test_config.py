@@ -1,0 +1,97 @@
+"""Every file in conf/ says something that can be built: yours, too, as soon as it is there."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CONVERSATIONS, quoted
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+
+from harness.config.check import check
+from harness.config.compose import CONF, choices, compose, groups
+from harness.errors import UserError
+from lm import fit
+from lm.models import build
+
+# Keys that stand beside a class's own arguments and are read by this project.
+OURS = {"data": fit.NOT_ARGUMENTS, "model": build.NOT_ARGUMENTS, "trainer": {"mps_fix"}}
+FILES = [f"{group}={name}" for group in groups() for name in choices(group)]
+
+
+def typed(choice: str) -> str:
+    """Debug presets are added to the defaults list, everything else is in it."""
+    return f"+{choice}" if choice.startswith("debug=") else choice
+
+
+def targets(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every mapping below `node` that says what to build, with its place."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield key, node
+        for name, value in node.items():
+            yield from targets(value, f"{key}.{name}".lstrip("."))
+
+
+@pytest.mark.parametrize("choice", FILES)
+def test_every_file_passes_the_check_and_names_what_exists(choice: str) -> None:
+    cfg = compose([typed(choice)])
+    check(cfg)
+    for place, node in targets(OmegaConf.to_container(cfg, resolve=True)):
+        parameters = inspect.signature(get_object(node["_target_"])).parameters
+        takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+        unknown = {key for key in node if not key.startswith("_")} - set(parameters) - OURS.get(place, set())
+        assert takes_any or not unknown, f"{place}: {node['_target_']} does not take {', '.join(sorted(unknown))}."
+
+
+def test_presets_can_be_combined() -> None:
+    cfg = compose(["+debug=[cpu,overfit]"])
+    check(cfg)
+    assert (cfg.trainer.accelerator, cfg.trainer.overfit_batches) == ("cpu", 1)
+
+
+def test_a_typo_is_answered_by_the_nearest_name() -> None:
+    with pytest.raises(UserError, match="Did you mean optimizer.lr?"):
+        compose(["optimizer.lrr=1"])
+
+
+@pytest.mark.parametrize("name", choices("model"))
+def test_a_model_has_the_parameters_that_its_file_says(name: str) -> None:
+    # Counted on the meta device, which takes no memory.
+    model = compose([f"model={name}"]).model
+    assert (
+        build.count_parameters(model, build.model_config(model)) == model.parameters
+    )
+
+
+@pytest.mark.parametrize("name", choices("callbacks"))
+def test_callbacks_can_be_built(name: str) -> None:
+    from lightning.pytorch import Callback
+
+    for entry in compose([f"callbacks={name}"]).callbacks.values():
+        assert isinstance(instantiate(entry, _convert_="all"), Callback)
+
+
+@pytest.mark.parametrize("name", choices("logger"))
+def test_loggers_can_be_built(name: str, tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import Logger
+
+    for entry in compose([f"logger={name}", f"run.root={tmp_path}"]).logger.values():
+        assert isinstance(instantiate(entry, _convert_="all"), Logger)
+
+
+@pytest.mark.parametrize("name", choices("data"))
+def test_a_source_of_data_has_documents(name: str, corpus: Path) -> None:
+    data = compose([f"data={name}"]).data
+    if data.path is None:
+        data.path = (CONVERSATIONS if name == "chat" else quoted(corpus)).strip("'")
+    source = instantiate(data.source)
+    source.check()
+    assert next(source.documents()).text
+
+
+def test_an_experiment_file_is_a_difference_from_the_defaults() -> None:
+    for file in (CONF / "experiment").glob("*.yaml"):
+        assert compose([f"experiment={file.stem}"]) != compose()
