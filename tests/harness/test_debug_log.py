@@ -131,3 +131,12 @@ def test_train_log_has_what_the_libraries_say(command: Callable, small: list[str
     assert "`Trainer.fit` stopped" not in done.stderr  # what libraries only mention is for the file
     linked = tmp_path / "runs" / "a" / "tensorboard" / "train.log"
     assert linked.read_text(encoding="utf-8") == log
+
+
+def test_the_start_says_how_much_data_and_the_gradients_their_range(train: Callable[..., Path]) -> None:
+    folder = train()
+    data = of_type(folder, "fit_start")[0]["data"]
+    assert data["data"]["batch_size"] == 4 and data["data"]["steps_per_epoch"] * 4 <= data["data"]["train_set"]
+    assert data["data"]["epochs"] == 6 / data["data"]["steps_per_epoch"] and data["schedule"] == ["LambdaLR"]
+    gradients = of_type(folder, "gradient_stats")[0]["data"]
+    assert gradients["value_min"] < 0 < gradients["value_max"] <= gradients["max"] <= gradients["total_norm"]

@@ -26,6 +26,7 @@ from harness.module import GuardedModule
 from harness.run import folder as run_folder
 from harness.step.delayed import DelayedReadback
 from harness.telemetry import events, logs, statistics
+from harness.telemetry.description import describe, groups
 
 
 class DebugLog(Callback):
@@ -82,7 +83,9 @@ class DebugLog(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: GuardedModule) -> None:  # type: ignore[override]
         optimizers = [groups(o) for o in trainer.optimizers]
-        data = {"epoch": trainer.current_epoch, "learning_rate": optimizers[0]["groups"][0].get("lr")}
+        first = optimizers[0]["groups"][0]
+        data = {"epoch": trainer.current_epoch, "learning_rate": first.get("lr")}
+        data |= {name: first[name] for name in ("betas", "weight_decay") if name in first}
         data["optimizers"] = optimizers
         events.emit("epoch_start", trainer.global_step, data)
 
@@ -99,8 +102,9 @@ class DebugLog(Callback):
             self._weights = statistics.Weights(self._parameters)
         if self._due(self.gradients_every_n_steps, step):
             assert pl_module.mean is not None
-            norms = statistics.gradient_norms(self._parameters)
-            self._read(step, norms.where(norms < 0, norms * pl_module.mean.factor), self._tell_gradients)
+            norms, factor = statistics.gradient_norms(self._parameters), pl_module.mean.factor
+            values = statistics.gradient_range(self._parameters) * factor
+            self._read(step, torch.cat((values, norms.where(norms < 0, norms * factor))), self._tell_gradients)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: GuardedModule, outputs: Any, batch: Batch, batch_idx: int
@@ -192,8 +196,9 @@ class DebugLog(Callback):
             data |= format.explain(measured)
         events.emit("training_step", step, data, warning=not math.isfinite(loss))
 
-    def _tell_gradients(self, step: int, norms: list[float]) -> None:
-        data = statistics.explain_gradients(norms, self._names, self.top)
+    def _tell_gradients(self, step: int, numbers: list[float]) -> None:
+        low, high, *norms = numbers
+        data = statistics.explain_gradients(norms, self._names, self.top) | {"value_min": low, "value_max": high}
         events.emit("gradient_stats", step, data, warning=not 0 < data["total_norm"] < math.inf)
 
     def _tell_changes(self, step: int, numbers: list[float], lr: float) -> None:
@@ -214,27 +219,3 @@ def link_log(trainer: Trainer) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
             logs.link(Path(logger.log_dir))
-
-
-def describe(trainer: Trainer, pl_module: GuardedModule) -> dict[str, Any]:
-    """Return what defines a training: sizes, the Trainer's settings, the optimizers' settings."""
-    trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in pl_module.parameters())
-    training = {
-        "max_steps": trainer.max_steps,
-        "max_epochs": trainer.max_epochs,
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        "precision": trainer.precision,
-        "strategy": type(trainer.strategy).__name__,
-        "world_size": trainer.world_size,
-        "device": str(trainer.strategy.root_device),
-    }
-    parameters = {"trainable": trainable, "frozen": total - trainable, "total": total}
-    return {"parameters": parameters, "training": training, "optimizers": [groups(o) for o in trainer.optimizers]}
-
-
-def groups(optimizer: Optimizer) -> dict[str, Any]:
-    """Return an optimizer's name and the numbers of its parameter groups."""
-    keys = ("lr", "betas", "momentum", "eps", "weight_decay")
-    numbers = [{key: group[key] for key in keys if key in group} for group in optimizer.param_groups]
-    return {"name": type(optimizer).__name__, "groups": numbers}

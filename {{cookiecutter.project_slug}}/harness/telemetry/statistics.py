@@ -23,6 +23,15 @@ def gradient_norms(parameters: Sequence[nn.Parameter]) -> Tensor:
     return torch.stack([none if p.grad is None else next(norms).float() for p in parameters])
 
 
+def gradient_range(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Return [smallest, largest] value in all gradients; zeros where there is none."""
+    ranges = [torch.stack(torch.aminmax(p.grad.detach())).float() for p in parameters if p.grad is not None]
+    if not ranges:
+        return torch.zeros(2, device=parameters[0].device)
+    low, high = torch.stack(ranges).unbind(dim=1)
+    return torch.stack((low.min(), high.max()))
+
+
 def explain_gradients(norms: list[float], names: Sequence[str], top: int) -> dict[str, Any]:
     there = [norm for norm in norms if norm != -1.0]
     modules: dict[str, float] = {}
