@@ -33,7 +33,7 @@ def describe_data(trainer: Trainer) -> dict[str, Any]:
     """Return how much data there is and in what portions, as far as the data module says so."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     batches = trainer.num_training_batches
-    facts = {"batch_size": getattr(data, "batch_size", None), "batches_per_epoch": batches}
+    facts: dict[str, Any] = {"batch_size": getattr(data, "batch_size", None), "batches_per_epoch": batches}
     facts["steps_per_epoch"] = math.ceil(batches / trainer.accumulate_grad_batches)
     for name in ("train_set", "val_set"):
         if (rows := getattr(data, name, None)) is not None:
