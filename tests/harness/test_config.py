@@ -48,6 +48,7 @@ MISTAKES = {
     "model.config._target_=transformers.ViTConfig": "not the config of a causal language model",
     "optimizer.learning_rate=1": "Did you mean optimizer.lr?",
     "trainer.precision=bf16-mixd": "Did you mean bf16-mixed?",
+    "trainer.precision=fp16": "Did you mean 16-mixed?",
     "trainer.strategy=fspd": "Did you mean fsdp?",
     "trainer.accelerator=gpuu": "Did you mean gpu?",
     "sweep=optuna": "sweep=optuna is not a group of keys",

@@ -29,7 +29,8 @@ def keys() -> list[str]:
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     prefix=st.sampled_from(PREFIXES), key=st.deferred(lambda: st.sampled_from(keys())), value=st.sampled_from(VALUES)
-) @ example(prefix="", key="model", value="''")
+)
+@example(prefix="", key="model", value="''")
 @example(prefix="", key="env", value="{a:{b:1}}")
 def test_any_value_anywhere_is_fine_or_one_sentence(
     prefix: str, key: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

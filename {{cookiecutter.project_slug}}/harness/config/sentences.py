@@ -14,6 +14,8 @@ RANGES = {
     "greater_than": ("too small: it must be above {gt}", "gt"),
     "less_than_equal": ("too large: the most is {le}", "le"),
 }
+# Values of other tools, nearer to something else in their letters than to what they mean.
+MEANT = {"fp16": "16-mixed", "float16": "16-mixed", "bfloat16": "bf16-mixed", "fp32": "32-true", "float32": "32-true"}
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 MOST_CHOICES = 8  # named in a sentence
 
@@ -32,7 +34,9 @@ def explain(key: str, value: Any, kind: Any, error: ValidationError, doc: str) -
             return f"{key}={show(value)} {item['ctx']['error']}."
     if choices := list(_choices(kind)):
         others = " or ".join(words for words in _kinds(kind) if words not in ("a text", "a mapping"))
-        guess = nearest(str(value), [str(choice) for choice in choices]) if isinstance(value, str) else ""
+        meant = MEANT.get(str(value), "")
+        near = nearest(str(value), [str(choice) for choice in choices]) if isinstance(value, str) else ""
+        guess = f" Did you mean {meant}?" if meant in choices else near
         names = list(dict.fromkeys(show(choice) for choice in choices))
         options = (
             ", ".join(names[:MOST_CHOICES]) + ", …" * (len(names) > MOST_CHOICES) + (f" or {others}" if others else "")
