@@ -42,7 +42,7 @@ from harness.config.protection import unprotected
 from harness.errors import BAD_INPUT, Stopped, UserError
 from harness.run import caches, debug_folder, environment
 from harness.run.folder import choose_folder
-from harness.telemetry.logs import rank
+from harness.run.ranks import rank
 
 log = logging.getLogger(__name__)
 
