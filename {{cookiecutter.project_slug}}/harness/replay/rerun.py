@@ -18,7 +18,7 @@ from harness.nan import bundle as bundles
 from harness.replay.diagnosis import Diagnosis, show
 from harness.replay.watch import Reached
 from harness.run import folder as run_folder
-from harness.run.ranks import rank
+from harness.ranks import rank
 
 # Of our own callbacks those that training depends on. The user's own all stay: they may be part of what happened.
 NEEDED = ("checkpoint", "nan_guard", "progress")

@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.config.secrets import masked_word
 from harness.files import Unreadable, parsed
-from harness.run.ranks import launch
+from harness.ranks import launch
 
 SCHEMA = 1
 NAME = "run.json"

@@ -17,13 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.config import saved
 from harness.config.identity import difference, digest, free_changes, other_experiment
-from harness.config.secrets import masked
+from harness.config.secrets import hidden_in_report, masked
 from harness.errors import UserError
 from harness.files import Unreadable, parsed, recovered, set_aside, write_whole
 from harness.run import diary as diaries
 from harness.run.diary import Diary
 from harness.run.lock import locked
-from harness.run.ranks import ATTEMPT, STARTED, launch, rank, wait_for
+from harness.ranks import ATTEMPT, STARTED, launch, rank, wait_for
 
 log = logging.getLogger(__name__)
 
@@ -113,10 +113,11 @@ class Run:
         result: dict[str, Any] | None = self.diary.get("result")
         return result if result and 0 < steps <= step == result["step"] else None
 
-    def close(self, status: str, **facts: Any) -> None:
+    def close(self, status: str, **facts: str) -> None:
         """Write down how the attempt ended and free the folder."""
         self.diary["status"] = status
-        self.note(ended=diaries.now(), status=status, **facts)
+        said = {name: hidden_in_report(str(text)) for name, text in facts.items()}
+        self.note(ended=diaries.now(), status=status, **said)
         if self._lock is not None:
             self._lock.release()
 

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
+from harness.config.secrets import masked, masked_word
 from harness.errors import UserError
 from harness.files import recovered, write_whole
 from harness.telemetry.append import AppendOnlyFile
@@ -31,7 +33,21 @@ def build_loggers(group: DictConfig, *, run_id: str, step: int, validated: bool 
     itself where the checkpoint was not `validated` yet.
     """
     entries = [entry for entry in group.values() if entry is not None]
-    return [instantiate(entry, **_going_on(entry, run_id, step, validated), _convert_="all") for entry in entries]
+    built = [instantiate(entry, **_going_on(entry, run_id, step, validated), _convert_="all") for entry in entries]
+    for logger in built:
+        logger.log_hyperparams = _masking(logger.log_hyperparams)
+    return built
+
+
+def _masking(log_hyperparams: Callable[..., None]) -> Callable[..., None]:
+    """Let no logger, whoever wrote it, keep a secret among the hyperparameters."""
+
+    @functools.wraps(log_hyperparams)
+    def masking(params: Any, *args: Any, **kwargs: Any) -> None:
+        plain = vars(params) if isinstance(params, Namespace) else dict(params or {})
+        log_hyperparams(masked(plain), *args, **kwargs)
+
+    return masking
 
 
 def count_from_one(trainer: Trainer) -> None:
@@ -59,8 +75,17 @@ def _going_on(entry: DictConfig, run_id: str, step: int, validated: bool) -> dic
             return {"purge_step": step + 1} if step else {}
         case "WandbLogger":
             _refuse_to_ask_nobody(entry)
-            return {"id": run_id, "resume": "allow"}
+            return {"id": run_id, "resume": "allow", **_command_line_kept_out()}
     return {}
+
+
+def _command_line_kept_out() -> dict[str, Any]:
+    """wandb uploads the command line as it was typed; where there is a secret in it, it gets none of it."""
+    if [*map(masked_word, sys.argv)] == sys.argv:
+        return {}
+    import wandb
+
+    return {"settings": wandb.Settings(x_disable_meta=True)}
 
 
 def _refuse_to_ask_nobody(entry: DictConfig) -> None:

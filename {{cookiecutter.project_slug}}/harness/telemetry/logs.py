@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from harness.config.secrets import hidden, hidden_in_report
 from harness.errors import UserError
 from harness.files import make_folder, open_append
-from harness.run.ranks import rank
+from harness.ranks import rank
 
 if TYPE_CHECKING:
     from rich.console import Console
