@@ -126,6 +126,7 @@ def test_the_replay_of_a_nan_stops_at_it(workspace: Workspace) -> None:
     subprocess.run(command, check=True, cwd=workspace.root, env=os.environ | train["env"], capture_output=True)
     config = workspace.configuration("Debug: replay last NaN", **{"input:nan": "runs/spoiled"})
     config["env"] |= train["env"]
+    config["args"] += ["--trust", "faults"]  # which no project has
     with Debugger(config, exceptions=["uncaught"]) as session:
         stop = session.wait_for_stop()
         assert stop.place[0] == workspace.root / "harness/nan/finder.py", (

@@ -150,6 +150,14 @@ def tool(target: str, parser: argparse.ArgumentParser, **given: Any) -> None:
         load(target)(**arguments, **given)
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add --trust to a command that builds what a run's config names."""
+    parser.add_argument(
+        "--trust", metavar="NAME", action="append", default=[],
+        help="build this of the run's config too: a class, a package of yours or a key; see SECURITY.md",
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Command:
     """A line in the table of `python -m lm`. `module` has `arguments()`, a parser, and `TARGET`: `module:function`."""
