@@ -193,7 +193,13 @@ def test_line_ends_of_other_scripts_are_part_of_a_text(tmp_path: Path, caplog) -
 @pytest.mark.parametrize("ascii_only", [True, False])
 def test_texts_of_events_do_nothing_to_a_terminal(tmp_path: Path, escape: str, ascii_only: bool) -> None:
     path = tmp_path / "events.jsonl"
-    event = {"time": 1.0, "attempt": 1, "step": 1, "event_type": f"{escape}x", "data": {f"k{escape}": [f"a{escape}b\n"]}}
+    event = {
+        "time": 1.0,
+        "attempt": 1,
+        "step": 1,
+        "event_type": f"{escape}x",
+        "data": {f"k{escape}": [f"a{escape}b\n"]},
+    }
     path.write_text(json.dumps(event, ensure_ascii=ascii_only) + "\n", encoding="utf-8")
     (read,) = events.read(path)
     assert (read["event_type"], read["data"]) == ("x", {"k": ["ab\n"]})

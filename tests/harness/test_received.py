@@ -22,8 +22,15 @@ def mine(tmp_path: Path) -> Path:
 def test_nothing_is_written_through_a_link(tmp_path: Path, mine: Path) -> None:
     run = tmp_path / "run"
     (run / "debug_log").mkdir(parents=True)
-    for name in ("report.html", ".holder", "run.json", "lines.jsonl", "debug_log/events.jsonl", "debug_log/summary.json",
-                 f".run.json.{os.getpid()}"):  # fmt: skip
+    for name in (
+        "report.html",
+        ".holder",
+        "run.json",
+        "lines.jsonl",
+        "debug_log/events.jsonl",
+        "debug_log/summary.json",
+        f".run.json.{os.getpid()}",
+    ):
         (run / name).symlink_to(mine)
     for name in ("report.html", ".holder", "run.json"):
         write_whole(run / name, "theirs")
@@ -62,7 +69,14 @@ def test_a_report_replaces_a_link_and_keeps_its_target(train, mine: Path) -> Non
 
 def test_a_changed_source_file_is_named_at_the_next_attempt(tmp_path: Path, compose, monkeypatch) -> None:
     project = tmp_path / "project"
-    for name in ("lm/__init__.py", "lm/module.py", "harness/__init__.py", "harness/run/x.py", "train.py", "tests/__init__.py"):
+    for name in (
+        "lm/__init__.py",
+        "lm/module.py",
+        "harness/__init__.py",
+        "harness/run/x.py",
+        "train.py",
+        "tests/__init__.py",
+    ):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text("1\n", encoding="utf-8")
     sources = run_folder.diaries.sources

@@ -14,13 +14,58 @@ from harness.config.compose import compose
 from harness.config.identity import difference, digest
 from harness.config.secrets import hidden, hidden_in_report, learn, masked, masked_word, names_secret
 
-SECRET = ["api_key", "apiKey", "APIKEY", "X_TOKEN", "token", "hf_token", "hftoken", "AWS_SECRET_ACCESS_KEY", "accessToken",
-          "password", "db_passwd", "PASSWORDS", "client_secret", "credentials", "my-key", "WANDB_API_KEY", "logger.wandb.key",
-          "private_key", "tokens", "passphrase", "AWS_ACCESS_KEY_ID", "secret_value"]  # fmt: skip
-NOT_SECRET = ["tokenizer", "max_tokens", "show_tokens", "monkey", "keyboard", "num_key_value_heads", "eos_token", "pad_token_id",
-              "tokens_per_second", "bos_token_id", "TOKENIZERS_PARALLELISM", "HF_TOKEN_PATH", "image_token_index", "turkey",
-              "key_size", "tokenized", "keys_to_ignore", "n_tokens", "GOOGLE_APPLICATION_CREDENTIALS_FILE", "lr",
-              "max_position_embeddings", "keep_last", "mask_token", "num_tokens", "token_type_ids", "per_token"]  # fmt: skip
+SECRET = [
+    "api_key",
+    "apiKey",
+    "APIKEY",
+    "X_TOKEN",
+    "token",
+    "hf_token",
+    "hftoken",
+    "AWS_SECRET_ACCESS_KEY",
+    "accessToken",
+    "password",
+    "db_passwd",
+    "PASSWORDS",
+    "client_secret",
+    "credentials",
+    "my-key",
+    "WANDB_API_KEY",
+    "logger.wandb.key",
+    "private_key",
+    "tokens",
+    "passphrase",
+    "AWS_ACCESS_KEY_ID",
+    "secret_value",
+]
+NOT_SECRET = [
+    "tokenizer",
+    "max_tokens",
+    "show_tokens",
+    "monkey",
+    "keyboard",
+    "num_key_value_heads",
+    "eos_token",
+    "pad_token_id",
+    "tokens_per_second",
+    "bos_token_id",
+    "TOKENIZERS_PARALLELISM",
+    "HF_TOKEN_PATH",
+    "image_token_index",
+    "turkey",
+    "key_size",
+    "tokenized",
+    "keys_to_ignore",
+    "n_tokens",
+    "GOOGLE_APPLICATION_CREDENTIALS_FILE",
+    "lr",
+    "max_position_embeddings",
+    "keep_last",
+    "mask_token",
+    "num_tokens",
+    "token_type_ids",
+    "per_token",
+]
 
 
 @pytest.mark.parametrize("name", SECRET)
@@ -42,7 +87,10 @@ def test_an_ordinary_name_is_none(name: str) -> None:
         ({"text_key": "content", "sort_key": "length"}, {"text_key": "content", "sort_key": "length"}),
         ({"token": "<|end|>", "tokens": 5, "token_": None}, {"token": "<|end|>", "tokens": 5, "token_": None}),
         ({"api_key": "${oc.env:X}", "password": None}, {"api_key": "${oc.env:X}", "password": None}),
-        ([{"a": ["https://me:hunter2@host/x", "ftp://host:21/x"]}], [{"a": ["https://me:***@host/x", "ftp://host:21/x"]}]),
+        (
+            [{"a": ["https://me:hunter2@host/x", "ftp://host:21/x"]}],
+            [{"a": ["https://me:***@host/x", "ftp://host:21/x"]}],
+        ),
     ],
 )
 def test_what_is_masked_and_what_stays(node: object, clean: object) -> None:
@@ -72,15 +120,26 @@ def test_a_secret_that_was_seen_is_hidden_in_every_spelling(monkeypatch: pytest.
     assert hidden(r'{"m": "a\"b\\c+ü/1"}') == '{"m": "***"}'
     assert hidden("https://h/?t=a%22b%5Cc%2B%C3%BC%2F1") == "https://h/?t=***"
     assert hidden("true default 5") == "true default 5"
-    assert hidden_in_report("login failed for api_key=xyz, Bearer abcdefghij") == "login failed for api_key=***, Bearer ***"
+    assert (
+        hidden_in_report("login failed for api_key=xyz, Bearer abcdefghij")
+        == "login failed for api_key=***, Bearer ***"
+    )
 
 
 def test_the_environment_stays_unresolved_in_what_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLANTED", "/data/x")
     cfg = OmegaConf.create(
-        {"a": "${oc.env:PLANTED}", "b": "${a}/y", "c": "${d}", "d": 1, "e": ["${b}", {"f": "${oc.env:NOT_SET,2}"}],
-         "g": "${oc.env:HARNESS_X,here}", "h": {"api_key": "${oc.env:PLANTED}"}, "i": "${h}"}
-    )  # fmt: skip
+        {
+            "a": "${oc.env:PLANTED}",
+            "b": "${a}/y",
+            "c": "${d}",
+            "d": 1,
+            "e": ["${b}", {"f": "${oc.env:NOT_SET,2}"}],
+            "g": "${oc.env:HARNESS_X,here}",
+            "h": {"api_key": "${oc.env:PLANTED}"},
+            "i": "${h}",
+        }
+    )
     text = saved.text(cfg)
     assert "/data/x" not in text and "here" in text
     assert OmegaConf.to_container(saved.parse(text), resolve=True) == OmegaConf.to_container(cfg, resolve=True)
@@ -89,8 +148,11 @@ def test_the_environment_stays_unresolved_in_what_is_saved(monkeypatch: pytest.M
 
 def test_a_masked_config_is_the_same_experiment(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLANTED", "4")
-    more = ["+callbacks.mine={_target_:hooks.Slow,seconds:0,api_key:abc-123}", "++data.note=https://me:pw@h/x",
-            "data.batch_size=${oc.env:PLANTED}"]  # fmt: skip
+    more = [
+        "+callbacks.mine={_target_:hooks.Slow,seconds:0,api_key:abc-123}",
+        "++data.note=https://me:pw@h/x",
+        "data.batch_size=${oc.env:PLANTED}",
+    ]
     cfg = compose([*small, *more, "run.name=x"])
     before = saved.parse(saved.text(cfg))
     assert difference(before, cfg) == []
@@ -100,20 +162,38 @@ def test_a_masked_config_is_the_same_experiment(small: list[str], monkeypatch: p
     assert difference(before, before) == []
 
 
-PLANTED = {"environment": "Env1ronment-Planted-77", "dotenv": "D0tenv-Planted-88", "command line": "C0mmand-Planted-99",
-           "environment block": "Bl0ck-Planted-66", "address": "Addr3ss-Planted-55", "exception": "Exc3ption-Planted-44",
-           "interpolated": "Interp0lated-Planted-33", "innocent name": "Env1ronment-Planted-77"}  # fmt: skip
-PLANTS = ("+env.BLOCK_TOKEN=" + PLANTED["environment block"],
-          "+callbacks.leak={_target_:planted.Leak,step:3,api_key:" + PLANTED["command line"] + ",token:${oc.env:PLANTED_TOKEN}}",
-          "++data.note=https://me:" + PLANTED["address"] + "@host/x", "++data.other=" + PLANTED["innocent name"])  # fmt: skip
+PLANTED = {
+    "environment": "Env1ronment-Planted-77",
+    "dotenv": "D0tenv-Planted-88",
+    "command line": "C0mmand-Planted-99",
+    "environment block": "Bl0ck-Planted-66",
+    "address": "Addr3ss-Planted-55",
+    "exception": "Exc3ption-Planted-44",
+    "interpolated": "Interp0lated-Planted-33",
+    "innocent name": "Env1ronment-Planted-77",
+}
+PLANTS = (
+    "+env.BLOCK_TOKEN=" + PLANTED["environment block"],
+    "+callbacks.leak={_target_:planted.Leak,step:3,api_key:"
+    + PLANTED["command line"]
+    + ",token:${oc.env:PLANTED_TOKEN}}",
+    "++data.note=https://me:" + PLANTED["address"] + "@host/x",
+    "++data.other=" + PLANTED["innocent name"],
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["crash", "nan", "sweep"])
 def test_no_planted_secret_is_in_any_byte_written_or_printed(small: list[str], tmp_path: Path, ending: str) -> None:
     (tmp_path / ".env").write_text(f"DOTENV_SECRET={PLANTED['dotenv']}\n", encoding="utf-8")
-    words = [*small, *PLANTS, "trainer.max_steps=4", "trainer.log_every_n_steps=1", "checkpoint.every_n_steps=2",
-             f"++callbacks.leak.how={ending}"]  # fmt: skip
+    words = [
+        *small,
+        *PLANTS,
+        "trainer.max_steps=4",
+        "trainer.log_every_n_steps=1",
+        "checkpoint.every_n_steps=2",
+        f"++callbacks.leak.how={ending}",
+    ]
     if ending == "nan":
         words.append("+callbacks.fault={_target_:faults.Fault,kind:loss,steps:[2]}")
     words = ["-m", *words, "seed=0,1"] if ending == "sweep" else [*words, "run.name=x"]
@@ -144,10 +224,20 @@ def test_a_run_with_secrets_resumes_generates_and_is_evaluated(small: list[str],
 
 def run(script: str, words: list[str], cwd: Path, **more: str) -> str:
     path = os.pathsep.join([str(PROJECT), str(HARNESS_TESTS)])
-    environment = {name: value for name, value in os.environ.items() if name not in ("HYDRA_FULL_ERROR", "HARNESS_ATTEMPT")}
-    environment |= {"PYTHONPATH": path, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200",
-                    "PLANTED_API_KEY": PLANTED["environment"], "PLANTED_TOKEN": PLANTED["interpolated"], **more}  # fmt: skip
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("HYDRA_FULL_ERROR", "HARNESS_ATTEMPT")
+    }
+    environment |= {
+        "PYTHONPATH": path,
+        "PYTHONUTF8": "1",
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "200",
+        "PLANTED_API_KEY": PLANTED["environment"],
+        "PLANTED_TOKEN": PLANTED["interpolated"],
+        **more,
+    }
     command = [sys.executable, *([script] if script == "-m" else [str(PROJECT / script)]), *words]
-    done = subprocess.run(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=280,
-                          check=False)  # fmt: skip
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=280, check=False
+    )
     return done.stdout.decode("utf-8", "replace")

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import hooks
 import pytest
 from exactness import assert_same, newest
 from hypothesis import HealthCheck, example, given, settings
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 
+import hooks
 from conftest import overrides
 from harness.checkpoint import read
 from harness.checkpoint.compare import first_difference
@@ -27,15 +27,31 @@ from harness.run import folder as run_folder
 from harness.run.folder import Run, choose_folder
 from harness.telemetry import events
 from harness.telemetry.loggers import CsvLogger
-from hooks import PowerCut
 from lm import fit
 from lm.inference.samples import forget_after
 
-RUN = ("trainer.max_steps=4", "trainer.log_every_n_steps=1", "checkpoint.every_n_steps=2", "logger=csv",
-       "+model.config.attention_dropout=0.2", "model.attention=eager", "callbacks.samples.every_n_steps=1",
-       "callbacks.samples.max_tokens=2", "+callbacks.slow={_target_:hooks.Slow,seconds:0}")  # fmt: skip
-SIDE_FILES = ("run.json", "config.yaml", "samples.jsonl", "metrics.csv", "debug_log/events.jsonl",
-              "debug_log/summary.json", "skips.jsonl", ".holder", ".lock")  # fmt: skip
+RUN = (
+    "trainer.max_steps=4",
+    "trainer.log_every_n_steps=1",
+    "checkpoint.every_n_steps=2",
+    "logger=csv",
+    "+model.config.attention_dropout=0.2",
+    "model.attention=eager",
+    "callbacks.samples.every_n_steps=1",
+    "callbacks.samples.max_tokens=2",
+    "+callbacks.slow={_target_:hooks.Slow,seconds:0}",
+)
+SIDE_FILES = (
+    "run.json",
+    "config.yaml",
+    "samples.jsonl",
+    "metrics.csv",
+    "debug_log/events.jsonl",
+    "debug_log/summary.json",
+    "skips.jsonl",
+    ".holder",
+    ".lock",
+)
 
 
 def folder(path: Path) -> None:
@@ -79,7 +95,7 @@ def originals(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("originals")
     base = [*overrides(corpus, root), *RUN]
     fit.train(compose([*base, "run.name=reference"]))
-    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(PowerCut):
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(hooks.PowerCut):
         patch.setattr(hooks.Slow, "on_train_batch_end", cut_at_step_3)
         fit.train(compose([*base, "run.name=cut"]))
     assert [checkpoint.step for checkpoint in read.checkpoints(root / "runs" / "cut" / "checkpoints")] == [2]
@@ -88,7 +104,7 @@ def originals(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def cut_at_step_3(_: hooks.Slow, trainer: Trainer, *__: object) -> None:
     if trainer.global_step == 3:
-        raise PowerCut
+        raise hooks.PowerCut
 
 
 @pytest.fixture
@@ -133,7 +149,9 @@ def test_one_damaged_side_file_costs_nothing_else(compose, cut: Path, originals:
 
 def test_a_sample_with_line_ends_of_other_scripts_can_be_resumed_after(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
-    lines = [json.dumps({"step": step, "text": "a\u2028b\u2029c\x85d\x0be\x1cf"}, ensure_ascii=False) for step in (1, 2, 3)]
+    lines = [
+        json.dumps({"step": step, "text": "a\u2028b\u2029c\x85d\x0be\x1cf"}, ensure_ascii=False) for step in (1, 2, 3)
+    ]
     path.write_bytes("\n".join(lines).encode() + b"\n")
     forget_after(path, 2)
     assert path.read_bytes().split(b"\n") == [line.encode() for line in lines[:2]] + [b""]
@@ -193,9 +211,34 @@ def test_a_small_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch) -> None
 
 # --- Any bytes in any side file. ---
 
-WORDS = st.sampled_from([b"{", b"}", b'"step":', b"1", b"null", b"\n", b"\0", b"\xff", b'"id":"0123"', b"attempts: ",
-                         b"[", b"]", b",", "\u2028".encode(), b"step,a\n", b"${x}", b"&a [*a]", b"!!python/none", b"1e999",
-                         b'{"step": 1, "prompt": "", "text": ""}\n', b"- ", b"? ", b": ", b"\r"])  # fmt: skip
+WORDS = st.sampled_from(
+    [
+        b"{",
+        b"}",
+        b'"step":',
+        b"1",
+        b"null",
+        b"\n",
+        b"\0",
+        b"\xff",
+        b'"id":"0123"',
+        b"attempts: ",
+        b"[",
+        b"]",
+        b",",
+        "\u2028".encode(),
+        b"step,a\n",
+        b"${x}",
+        b"&a [*a]",
+        b"!!python/none",
+        b"1e999",
+        b'{"step": 1, "prompt": "", "text": ""}\n',
+        b"- ",
+        b"? ",
+        b": ",
+        b"\r",
+    ]
+)
 BYTES = st.one_of(st.binary(max_size=200), st.lists(WORDS, max_size=12).map(b"".join))
 
 

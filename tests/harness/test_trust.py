@@ -11,21 +11,68 @@ from harness.config.trust import is_allowed, refuse_untrusted
 from harness.errors import UserError
 
 ATTACKS = [
-    "os.system", "subprocess.run", "builtins.eval", "builtins.exec", "shutil.rmtree", "pathlib.Path.write_text", "eval",
-    "lm.fit.os.system", "harness.cli.subprocess.run", "harness.cli.load", "lm.data.sources.glob.glob", "lm.fit.train",
-    "harness.telemetry.events.EventLog", "harness.telemetry.logs.RunFile", "harness.run.debug_folder.remove",
-    "lm.data.prepare.prepare", "lm.data.prepare.Path.unlink", "lm.data.sources.Path", "lm.data.sources.TextSource.check",
-    "torch.load", "torch.hub.load", "torch.optim.lr_scheduler.sys.exit", "torch.nn.modules.module.os.system", "torch.save",
-    "transformers.AutoModel.from_pretrained", "transformers.pipeline", "transformers.AutoConfig.from_pretrained",
-    "transformers.LlamaConfig.from_pretrained", "transformers.utils.import_utils.os.system", "hydra.utils.instantiate",
-    "hydra.utils.call", "hydra._internal.utils._locate", "lightning.pytorch.callbacks.ModelCheckpoint",
-    "lightning.pytorch.callbacks.LambdaCallback", "lightning.pytorch.callbacks.OnExceptionCheckpoint",
-    "lm..data.sources.TextSource", "lm.data.sources", "lm/data/sources.TextSource", "lm.data.sources.TextSource ",
-    "../lm.data.sources.TextSource", "lm.data.__init__.x", "harness.data._x.Y", "", None, 1, ["os.system"], {"a": 1},
-    "omegaconf.OmegaConf.register_new_resolver", "functools.partial", "operator.methodcaller", "importlib.import_module",
-    "runpy.run_path", "ctypes.CDLL", "pickle.loads", "numpy.load", "lm.data.sources.TextSource\nos.system",
-    "transformers.LlamaConfig\n", "torch.nn.Linear.os", "${x}", "lm.models.build.AutoModelForCausalLM", "lm.data.prepare.np.save",
-]  # fmt: skip
+    "os.system",
+    "subprocess.run",
+    "builtins.eval",
+    "builtins.exec",
+    "shutil.rmtree",
+    "pathlib.Path.write_text",
+    "eval",
+    "lm.fit.os.system",
+    "harness.cli.subprocess.run",
+    "harness.cli.load",
+    "lm.data.sources.glob.glob",
+    "lm.fit.train",
+    "harness.telemetry.events.EventLog",
+    "harness.telemetry.logs.RunFile",
+    "harness.run.debug_folder.remove",
+    "lm.data.prepare.prepare",
+    "lm.data.prepare.Path.unlink",
+    "lm.data.sources.Path",
+    "lm.data.sources.TextSource.check",
+    "torch.load",
+    "torch.hub.load",
+    "torch.optim.lr_scheduler.sys.exit",
+    "torch.nn.modules.module.os.system",
+    "torch.save",
+    "transformers.AutoModel.from_pretrained",
+    "transformers.pipeline",
+    "transformers.AutoConfig.from_pretrained",
+    "transformers.LlamaConfig.from_pretrained",
+    "transformers.utils.import_utils.os.system",
+    "hydra.utils.instantiate",
+    "hydra.utils.call",
+    "hydra._internal.utils._locate",
+    "lightning.pytorch.callbacks.ModelCheckpoint",
+    "lightning.pytorch.callbacks.LambdaCallback",
+    "lightning.pytorch.callbacks.OnExceptionCheckpoint",
+    "lm..data.sources.TextSource",
+    "lm.data.sources",
+    "lm/data/sources.TextSource",
+    "lm.data.sources.TextSource ",
+    "../lm.data.sources.TextSource",
+    "lm.data.__init__.x",
+    "harness.data._x.Y",
+    "",
+    None,
+    1,
+    ["os.system"],
+    {"a": 1},
+    "omegaconf.OmegaConf.register_new_resolver",
+    "functools.partial",
+    "operator.methodcaller",
+    "importlib.import_module",
+    "runpy.run_path",
+    "ctypes.CDLL",
+    "pickle.loads",
+    "numpy.load",
+    "lm.data.sources.TextSource\nos.system",
+    "transformers.LlamaConfig\n",
+    "torch.nn.Linear.os",
+    "${x}",
+    "lm.models.build.AutoModelForCausalLM",
+    "lm.data.prepare.np.save",
+]
 
 
 @pytest.mark.parametrize("target", ATTACKS, ids=repr)
@@ -33,8 +80,16 @@ def test_what_could_run_something_is_not_on_the_list(target: object) -> None:
     assert not is_allowed(target)
 
 
-@pytest.mark.parametrize("nest", ["{'x': T}", "{'x': [{'y': T}]}", "{'_target_': 'torch.nn.Linear', '_args_': [T]}",
-                                  "{'a': {**T, '_partial_': True}}", "{'_target_': 'transformers.LlamaConfig', 'x': T}"])  # fmt: skip
+@pytest.mark.parametrize(
+    "nest",
+    [
+        "{'x': T}",
+        "{'x': [{'y': T}]}",
+        "{'_target_': 'torch.nn.Linear', '_args_': [T]}",
+        "{'a': {**T, '_partial_': True}}",
+        "{'_target_': 'transformers.LlamaConfig', 'x': T}",
+    ],
+)
 def test_a_target_is_found_wherever_it_hides(nest: str) -> None:
     cfg = OmegaConf.create({"model": eval(nest, {"T": {"_target_": "os.system", "command": "true"}})})
     with pytest.raises(UserError, match=r"(?s)os\.system.*--trust os\.system") as refused:

@@ -34,7 +34,7 @@ def secrets_hidden() -> Iterator[None]:
     """Let nothing secret through to the terminal. Standard output is data, such as generated text: only what is
     known to be secret is taken out of it."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Hiding(sys.stdout, hidden), Hiding(sys.stderr, hidden_in_report)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = Hiding(sys.stdout, hidden), Hiding(sys.stderr, hidden_in_report)
     sys.excepthook = _print_exception  # stays: what leaves this command is printed after it
     try:
         yield

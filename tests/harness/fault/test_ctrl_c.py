@@ -19,7 +19,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
-@pytest.mark.parametrize("error", [Stopped("SIGINT", code=130), UserError("A.", cure="B.", code=3), UserError("A.")], ids=str)
+@pytest.mark.parametrize(
+    "error", [Stopped("SIGINT", code=130), UserError("A.", cure="B.", code=3), UserError("A.")], ids=str
+)
 def test_an_exception_for_people_can_be_copied_and_sent(error: UserError, again) -> None:
     other = again(error)
     assert (type(other), str(other), vars(other)) == (type(error), str(error), vars(error))

@@ -141,7 +141,7 @@ def _value(node: Any, key: Any) -> Any:
     try:
         return node[key]
     except OmegaConfBaseException:
-        return OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index, call-overload]
+        return OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index]
 
 
 def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

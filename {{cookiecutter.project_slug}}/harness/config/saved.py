@@ -28,8 +28,7 @@ def parse(content: str) -> DictConfig:
 
 def without_environment(cfg: DictConfig) -> dict[str, Any]:
     """Resolve everything except what differs in another environment: `${oc.env:…}`, and what interpolates that."""
-    raw, here = OmegaConf.to_container(cfg, resolve=False), OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(raw, dict) and isinstance(here, dict)
+    raw, here = _plain(cfg, resolve=False), _plain(cfg, resolve=True)
     if "oc.env" not in str(raw):
         return here
     return {key: _kept(raw[key], here[key], value) for key, value in _elsewhere(cfg, raw).items()}
@@ -51,13 +50,17 @@ def _elsewhere(cfg: DictConfig, raw: dict[str, Any]) -> dict[str, Any]:
 
     OmegaConf.register_new_resolver("oc.env", another, replace=True)
     try:
-        found = OmegaConf.to_container(cfg.copy(), resolve=True)
+        return _plain(cfg.copy(), resolve=True)
     except Exception:  # a resolver that needs a number, say: then every interpolation is kept
         return raw
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
+
+
+def _plain(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
+    container = OmegaConf.to_container(cfg, resolve=resolve)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
 
 
 def _kept(raw: Any, here: Any, elsewhere: Any) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from filelock import BaseFileLock
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from harness.config import saved
 from harness.config.identity import difference, digest, free_changes, other_experiment
