@@ -68,7 +68,11 @@ def read_dotenv(path: Path, environ: Mapping[str, str] = os.environ) -> dict[str
     if not path.is_file():
         return {}
     found: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read {path} ({error}).", cure="Save it as UTF-8 text, or remove it.") from error
+    for line in text.split("\n"):
         match = LINE.fullmatch(line)
         if match:
             found[match[1]] = _expand(_unquote(match[2]), {**found, **environ})
