@@ -120,9 +120,11 @@ def test_both_editors_start_the_same_runs() -> None:
 def test_a_pycharm_configuration_names_a_script_that_exists(file: Path) -> None:
     script = _option(file, "SCRIPT_NAME")
     by_module = [option.get("name") == "MODULE_MODE" for option in xml.parse(file).iter("option")]
-    assert importlib.util.find_spec(script) if any(by_module) else Path(
-        script.replace("$PROJECT_DIR$", str(PROJECT))
-    ).is_file()
+    assert (
+        importlib.util.find_spec(script)
+        if any(by_module)
+        else Path(script.replace("$PROJECT_DIR$", str(PROJECT))).is_file()
+    )
     variables = {variable.get("name"): variable.get("value") for variable in xml.parse(file).iter("env")}
     assert variables == {"HYDRA_FULL_ERROR": "1"}
 

@@ -42,9 +42,9 @@ from harness.config.jobs import sweep, sweep_overrides
 from harness.config.protection import unprotected
 from harness.console import secrets_hidden
 from harness.errors import BAD_INPUT, Stopped, UserError
+from harness.ranks import rank
 from harness.run import caches, debug_folder, environment
 from harness.run.folder import choose_folder
-from harness.ranks import rank
 
 log = logging.getLogger(__name__)
 

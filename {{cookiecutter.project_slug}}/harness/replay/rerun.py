@@ -16,10 +16,10 @@ from harness.checkpoint.read import Checkpoint
 from harness.config.trust import refuse_untrusted
 from harness.errors import UserError
 from harness.nan import bundle as bundles
+from harness.ranks import rank
 from harness.replay.diagnosis import Diagnosis, show
 from harness.replay.watch import Reached
 from harness.run import folder as run_folder
-from harness.ranks import rank
 
 # Of our own callbacks those that training depends on. The user's own all stay: they may be part of what happened.
 NEEDED = ("checkpoint", "nan_guard", "progress")

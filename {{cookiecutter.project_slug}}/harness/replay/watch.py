@@ -17,8 +17,8 @@ from harness.nan import bundle as bundles
 from harness.nan.evidence import drawn_from, generators
 from harness.nan.finder import FirstNonFinite, NonFinite
 from harness.nan.guard import total_norm
-from harness.replay.diagnosis import Diagnosis, Trial, diagnose, most_telling
 from harness.ranks import rank
+from harness.replay.diagnosis import Diagnosis, Trial, diagnose, most_telling
 from harness.step.loss_window import LossWindow
 
 FORMATS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}

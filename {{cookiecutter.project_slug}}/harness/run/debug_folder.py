@@ -23,7 +23,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from harness.errors import UserError
-from harness.run.ranks import rank
+from harness.ranks import rank
 
 ROOT = Path(__file__).resolve().parents[2] / "devtools" / "temp_debug"
 MARKER = ".harness-temp-debug"

@@ -20,10 +20,10 @@ from harness.config.identity import difference, digest, free_changes, other_expe
 from harness.config.secrets import hidden_in_report, masked
 from harness.errors import UserError
 from harness.files import Unreadable, parsed, recovered, set_aside, write_whole
+from harness.ranks import ATTEMPT, STARTED, launch, rank, wait_for
 from harness.run import diary as diaries
 from harness.run.diary import Diary
 from harness.run.lock import locked
-from harness.ranks import ATTEMPT, STARTED, launch, rank, wait_for
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def _refuse_another_experiment(folder: Path, cfg: DictConfig) -> None:
         before = parsed(folder / CONFIG, saved.parse)
     except Unreadable:
         before = None
-    changes = other_experiment(before, cfg) if before else ["its config.yaml is gone, and its checkpoints know another one"]
+    changes = other_experiment(before, cfg) if before else ["its config.yaml is gone, and its checkpoints know another"]
     witness = _witness(folder)
     if witness == digest(cfg) or not changes or (before is None and witness is None):
         return

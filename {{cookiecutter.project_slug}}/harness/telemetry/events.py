@@ -242,7 +242,7 @@ def is_event(value: dict[str, Any]) -> bool:
     """Return whether a line has what every reader relies on."""
     if not all(isinstance(value.get(key), kind) for key, kind in RELIED_ON.items()):
         return False
-    return 0 <= value["step"] < 2**63 and abs(value["time"]) < 2**63
+    return bool(0 <= value["step"] < 2**63 and abs(value["time"]) < 2**63)
 
 
 def current(path: Path) -> Iterator[dict[str, Any]]:
