@@ -2,7 +2,7 @@
 
 import argparse
 
-from harness.cli import tool
+from harness.cli import add_trust, tool
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -13,6 +13,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--data", metavar="PATH", help="score this text instead, read as the run reads its own")
     parser.add_argument("overrides", metavar="data.path=PATH", nargs="*", help="the same as --data PATH")
     parser.add_argument("--json", dest="as_json", action="store_true", help="print one JSON object")
+    add_trust(parser)
     return parser
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from harness.cli import number, tool
+from harness.cli import add_trust, number, tool
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -27,6 +27,7 @@ def arguments() -> argparse.ArgumentParser:
         default=0,
         help="the same seed gives the same text (default: %(default)s)",
     )
+    add_trust(parser)
     return parser
 
 

@@ -172,3 +172,9 @@ def test_the_command_knows_only_the_listed_names() -> None:
     assert all(f"--{part}" in helped.stdout for part in ("outputs", "prepared", "datasets", "all"))
     refused = subprocess.run([*clean, "../runs"], check=False, cwd=PROJECT, capture_output=True)
     assert refused.returncode == 2
+
+
+def test_a_rank_of_a_launcher_is_told_that_presets_start_ranks_themselves(root: Path, monkeypatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(UserError, match="without torchrun"):
+        enter(clear=False, root=root)

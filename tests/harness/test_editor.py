@@ -1,5 +1,6 @@
 """The editors' files: only fields that the debugger knows, and only names that exist."""
 
+import importlib.util
 import json
 import re
 import shlex
@@ -117,9 +118,13 @@ def test_both_editors_start_the_same_runs() -> None:
 
 @pytest.mark.parametrize("file", sorted(PROJECT.glob(".run/*.run.xml")), ids=lambda file: file.stem)
 def test_a_pycharm_configuration_names_a_script_that_exists(file: Path) -> None:
-    script = Path(_option(file, "SCRIPT_NAME").replace("$PROJECT_DIR$", str(PROJECT)))
+    script = _option(file, "SCRIPT_NAME")
     by_module = [option.get("name") == "MODULE_MODE" for option in xml.parse(file).iter("option")]
-    assert (PROJECT / script / "__main__.py").is_file() if any(by_module) else script.is_file()
+    assert (
+        importlib.util.find_spec(script)
+        if any(by_module)
+        else Path(script.replace("$PROJECT_DIR$", str(PROJECT))).is_file()
+    )
     variables = {variable.get("name"): variable.get("value") for variable in xml.parse(file).iter("env")}
     assert variables == {"HYDRA_FULL_ERROR": "1"}
 

@@ -91,3 +91,10 @@ subprocess.run([sys.executable, "-c", child], check=True)
         encoding="utf-8",
     )
     assert done.stdout.split() == ["[]", "seen"], done.stderr
+
+
+def test_dotenv_ends_lines_at_newlines_only_and_says_what_it_cannot_read(tmp_path: Path) -> None:
+    assert read_dotenv(dotenv(tmp_path, "A=x\u2028y\x85z\r\nB=2\n"), {}) == {"A": "x\u2028y\x85z", "B": "2"}
+    (tmp_path / ".env").write_bytes(b"A=\xff\n")
+    with pytest.raises(UserError, match="Save it as UTF-8"):
+        read_dotenv(tmp_path / ".env", {})

@@ -166,6 +166,45 @@ def test_reading_leaves_out_lines_that_are_not_events(tmp_path: Path, caplog) ->
     assert [event["step"] for event in events.current(path)] == [1, 2]
 
 
+def event_line(step: object, **more: object) -> bytes:
+    event = {"time": 1.0, "attempt": 1, "step": step, "event_type": "x", "data": {}} | more
+    return json.dumps(event, ensure_ascii=False).encode() + b"\n"
+
+
+@pytest.mark.parametrize("odd", [b"[]\n", b"1\n", b"null\n", b"{}\n", b"[" * 100_000 + b"\n", b'{"step":' * 990 + b"\n",
+                                 event_line(None), event_line("3"), event_line(3, data=[]), event_line(3, time=None),
+                                 event_line(3, event_type=None), event_line(3, attempt="1"), b"\xff\n"])  # fmt: skip
+def test_what_is_no_event_is_left_out_and_said(tmp_path: Path, caplog, odd: bytes) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(event_line(1) + odd + event_line(2))
+    assert [event["step"] for event in events.read(path)] == [1, 2]
+    assert [event["step"] for event in events.current(path)] == [1, 2]
+    assert "left out" in caplog.text
+
+
+def test_line_ends_of_other_scripts_are_part_of_a_text(tmp_path: Path, caplog) -> None:
+    path, text = tmp_path / "events.jsonl", "a\u2028b\u2029c"
+    path.write_bytes(event_line(1, data={"text": text}))
+    assert [event["data"]["text"] for event in events.read(path)] == [text]
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("escape", ["\x1b]0;owned\x07", "\x1b[2J", "\x9b31m", "\x08\x08", "\r", "\x7f"])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_texts_of_events_do_nothing_to_a_terminal(tmp_path: Path, escape: str, ascii_only: bool) -> None:
+    path = tmp_path / "events.jsonl"
+    event = {
+        "time": 1.0,
+        "attempt": 1,
+        "step": 1,
+        "event_type": f"{escape}x",
+        "data": {f"k{escape}": [f"a{escape}b\n"]},
+    }
+    path.write_text(json.dumps(event, ensure_ascii=ascii_only) + "\n", encoding="utf-8")
+    (read,) = events.read(path)
+    assert (read["event_type"], read["data"]) == ("x", {"k": ["ab\n"]})
+
+
 def test_what_a_later_attempt_did_again_is_superseded(tmp_path: Path) -> None:
     plan = [(1, 0, 250), (2, 200, 230), (3, 220, 300)]  # attempt, first and last step
     for attempt, first, last in plan:

@@ -90,6 +90,7 @@ def test_a_configuration_stops_shows_a_variable_and_ends_well(workspace: Workspa
 def test_every_launch_configuration_is_driven_by_a_test(workspace: Workspace) -> None:
     by_a_test_of_its_own = {
         "Debug: two DDP ranks",
+        "Debug: two ranks by torchrun",
         "Debug: sweep",
         "Debug: library, step into transformers",
         "Debug: replay last NaN",
@@ -126,6 +127,7 @@ def test_the_replay_of_a_nan_stops_at_it(workspace: Workspace) -> None:
     subprocess.run(command, check=True, cwd=workspace.root, env=os.environ | train["env"], capture_output=True)
     config = workspace.configuration("Debug: replay last NaN", **{"input:nan": "runs/spoiled"})
     config["env"] |= train["env"]
+    config["args"] += ["--trust", "faults"]  # which no project has
     with Debugger(config, exceptions=["uncaught"]) as session:
         stop = session.wait_for_stop()
         assert stop.place[0] == workspace.root / "harness/nan/finder.py", (
@@ -170,8 +172,9 @@ def test_attaching_to_a_process_that_runs(workspace: Workspace, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_both_ddp_ranks_stop(workspace: Workspace) -> None:
-    with debugger(workspace, "Debug: two DDP ranks", breakpoint_at(workspace, TINY, "batch_index == 0")) as session:
+@pytest.mark.parametrize("name", ["Debug: two DDP ranks", "Debug: two ranks by torchrun"])
+def test_both_ddp_ranks_stop(workspace: Workspace, name: str) -> None:
+    with debugger(workspace, name, breakpoint_at(workspace, TINY, "batch_index == 0")) as session:
         stops = [session.wait_for_stop(), session.wait_for_stop()]
         assert {stop.evaluate("self.trainer.global_rank") for stop in stops} == {"0", "1"}
         session.clear_breakpoints()

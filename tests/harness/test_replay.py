@@ -47,7 +47,7 @@ def injected(train: Train, kind: str, module: str, step: int, *overrides: str) -
     except UserError as error:  # a poisoned weight before the first checkpoint
         assert error.code == 3
         folder = Path(error.cure.split()[-1]).parent.parent
-    return rerun(folder / "nan" / f"step-{step:08d}", fit.train)
+    return rerun(folder / "nan" / f"step-{step:08d}", fit.train, trust=["faults"])
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_a_replay_ends_where_the_run_was(train: Train) -> None:
     bundle = bundles[max(step for step in bundles if step % 3 == 2)]  # the second step after a checkpoint
     facts = json.loads((bundle / "incident.json").read_text(encoding="utf-8"))
     assert facts["checkpoint"] is not None
-    verdict = rerun(bundle, fit.train)
+    verdict = rerun(bundle, fit.train, trust=["faults"])
     assert verdict.norm == pytest.approx(facts["norm"], rel=1e-6)
     assert verdict.found is None and "the gradient norm is" in verdict.sentence
 
@@ -109,7 +109,7 @@ def test_of_several_ranks_the_one_with_a_reason_speaks() -> None:
 def test_the_run_is_not_touched_but_for_the_verdict(train: Train) -> None:
     folder = train(*SHORT, with_callback(Fault, kind="embedding", steps=[5]))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    verdict = rerun(folder / "nan" / "step-00000005", fit.train)
+    verdict = rerun(folder / "nan" / "step-00000005", fit.train, trust=["faults"])
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     written = folder / "nan" / "step-00000005" / "diagnosis.json"
     assert after == before | {written: after[written]}
@@ -118,12 +118,12 @@ def test_the_run_is_not_touched_but_for_the_verdict(train: Train) -> None:
 
 def test_a_callback_that_spoils_gradients_is_not_taken_for_data(train: Train) -> None:
     folder = train(*SHORT, with_callback(Fault, kind="one gradient", steps=[5]))
-    assert rerun(folder / "nan" / "step-00000005", fit.train).kind == "outside"
+    assert rerun(folder / "nan" / "step-00000005", fit.train, trust=["faults"]).kind == "outside"
 
 
 def test_a_fault_in_the_loss_is_named(train: Train) -> None:
     folder = train(*SHORT, with_callback(Fault, kind="loss", steps=[5]))
-    found = rerun(folder / "nan" / "step-00000005", fit.train).found
+    found = rerun(folder / "nan" / "step-00000005", fit.train, trust=["faults"]).found
     assert found is not None and str(found) == "the value of loss (the model's output is finite)"
 
 
@@ -137,7 +137,7 @@ def test_a_replay_without_a_checkpoint_begins_at_the_beginning(
 def test_the_command(train: Train, command: Callable) -> None:
     folder = train(*SHORT, with_callback(Injection, module="model.embed_tokens", step=5, kind="output"))
     folders = (PROJECT, HARNESS_TESTS)
-    done = command("replay", str(folder), PYTHONPATH=os.pathsep.join(map(str, folders)))
+    done = command("replay", str(folder), "--trust", "faults", PYTHONPATH=os.pathsep.join(map(str, folders)))
     assert done.returncode == 0, done.stderr
     assert "Step 5 of" in done.stdout and "Data: the output of model.embed_tokens is not finite" in done.stdout
 

@@ -20,9 +20,9 @@ from typing import Any, cast
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from harness.config import schema
+from harness.config import schema, secrets
 from harness.config.check import check
 from harness.config.compose import (
     CONF,
@@ -37,12 +37,14 @@ from harness.config.compose import (
 )
 from harness.config.habits import translated
 from harness.config.help import help_page
+from harness.config.identity import resolved
 from harness.config.jobs import sweep, sweep_overrides
 from harness.config.protection import unprotected
+from harness.console import secrets_hidden
 from harness.errors import BAD_INPUT, Stopped, UserError
+from harness.ranks import rank
 from harness.run import caches, debug_folder, environment
 from harness.run.folder import choose_folder
-from harness.telemetry.logs import rank
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ def run(target: str, *, debug: bool = False) -> None:
     `debug` clears the debug folder before, and takes the preset `default` where no other is named.
     """
     with report_user_errors():
+        secrets.learn(sys.argv[1:])
         to_project_folder()
         environment.apply(environment.read_dotenv(Path(".env")))
         args = arguments_of_hydra(sys.argv[1:])
@@ -117,6 +120,7 @@ def prepare(overrides: Sequence[str], *, multirun: bool, clear: bool = False) ->
     jobs = sweep(overrides) if multirun else [list(overrides)]
     configs = [compose(job) for job in jobs]
     for cfg in configs:
+        secrets.learn(OmegaConf.to_container(cfg, resolve=False), resolved(cfg))
         check(cfg)
     first = configs[0]
     isolated = enter_debug_folder(first.debug, clear=clear) if first.debug.folder is not None else {}
@@ -144,6 +148,14 @@ def tool(target: str, parser: argparse.ArgumentParser, **given: Any) -> None:
         # First, so that what is missing is said before torch is imported; options may stand between the words.
         arguments = vars(parser.parse_intermixed_args())
         load(target)(**arguments, **given)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add --trust to a command that builds what a run's config names."""
+    parser.add_argument(
+        "--trust", metavar="NAME", action="append", default=[],
+        help="build this of the run's config too: a class, a package of yours or a key; see SECURITY.md",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -206,19 +218,20 @@ def report_user_errors() -> Iterator[None]:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra would print its own shortened traceback and exit with 1; so set, it hands exceptions to us as they were.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        with hydra_errors_as_user_errors():
-            yield
-    except UserError as error:
-        if wants_traceback:
-            traceback.print_exc()
-        print(error, file=sys.stderr)
-        sys.exit(error.code)
-    except KeyboardInterrupt:  # before training listens to it, or in a tool
-        if wants_traceback:
-            traceback.print_exc()
-        print("Stopped by Ctrl-C.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    with secrets_hidden():
+        try:
+            with hydra_errors_as_user_errors():
+                yield
+        except UserError as error:
+            if wants_traceback:
+                traceback.print_exc()
+            print(error, file=sys.stderr)
+            sys.exit(error.code)
+        except KeyboardInterrupt:  # before training listens to it, or in a tool
+            if wants_traceback:
+                traceback.print_exc()
+            print("Stopped by Ctrl-C.", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
 
 
 def _hydra_main(target: str, *, multirun: bool) -> None:
@@ -239,11 +252,28 @@ def _hydra_main(target: str, *, multirun: bool) -> None:
             failed.append(error)
 
     try:
-        hydra.main(config_path=str(CONF), config_name="train", version_base=VERSION_BASE)(task)()
+        with _configs_saved_without_secrets():
+            hydra.main(config_path=str(CONF), config_name="train", version_base=VERSION_BASE)(task)()
     except Ended as ended:
         failed.insert(0, cast(Exception, ended.__cause__))
     if failed:
         raise failed[0]
+
+
+@contextmanager
+def _configs_saved_without_secrets() -> Iterator[None]:
+    """Hydra's sweeper saves a copy of the config, overrides and all, as multirun.yaml; no hook lets us change it."""
+    save = OmegaConf.save
+
+    def masking(config: Any, f: Any, resolve: bool = False) -> None:
+        plain = OmegaConf.to_container(config, resolve=resolve) if OmegaConf.is_config(config) else config
+        save(OmegaConf.create(secrets.masked(plain)), f)
+
+    OmegaConf.save = masking  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        OmegaConf.save = save  # type: ignore[method-assign]
 
 
 def _relative(folder: str) -> str:

@@ -1,6 +1,8 @@
 """The one exception for people: what happened, then what to type next. `harness.cli` prints it and exits with its
 code."""
 
+from typing import Any
+
 BAD_INPUT = 2
 STOPPED_BY_NAN = 3
 
@@ -18,10 +20,20 @@ class UserError(Exception):
         self.cure = cure
         self.code = code
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python would copy and unpickle it as `type(self)(message)`, which is not how these are made.
+        return _again, (type(self), self.args, self.__dict__)
+
 
 class Stopped(UserError):
-    """Training was asked to stop between two optimizer steps, by `why`, and goes on with the same command."""
+    """Training was asked to stop between two optimizer steps, by `why`; `cure` says how it goes on."""
 
-    def __init__(self, why: str, *, code: int) -> None:
-        super().__init__(f"Stopped by {why}.", cure="The same command goes on from here.", code=code)
+    def __init__(self, why: str, *, code: int, cure: str = "The same command goes on from here.") -> None:
+        super().__init__(f"Stopped by {why}.", cure=cure, code=code)
         self.why = why
+
+
+def _again(kind: type[UserError], args: tuple[Any, ...], state: dict[str, Any]) -> UserError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error

@@ -47,7 +47,7 @@ def attempt(cfg: DictConfig) -> Iterator[Run]:
             yield run
         except Stopped as reason:
             run.close("stopped", reason=reason.why)
-            raise
+            raise Stopped(reason.why, code=reason.code, cure=run.how_to_go_on) from None
         except BaseException as error:
             run.close("failed", error=f"{type(error).__name__}: {error}")
             raise

@@ -49,7 +49,7 @@ def test_a_replay_names_the_rank_whose_batch_it_was(
     bundle = folder / "nan" / "step-00000005"
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    done = command("replay", str(bundle), OMP_NUM_THREADS="1", TMPDIR=str(scratch))
+    done = command("replay", str(bundle), "--trust", "faults", OMP_NUM_THREADS="1", TMPDIR=str(scratch))
     assert done.returncode == 0, done.stderr
     verdict = json.loads((bundle / "diagnosis.json").read_text(encoding="utf-8"))
     assert (verdict["rank"], verdict["found"]["module"]) == (guilty, "model.embed_tokens")

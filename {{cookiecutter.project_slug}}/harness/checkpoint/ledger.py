@@ -7,12 +7,13 @@ the same again when it gets there. Checkpoints made between the one that was goo
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.checkpoint.read import Checkpoint, checkpoints
+from harness.files import json_lines, write_whole
 
 LEDGER = "skips.jsonl"
 
@@ -33,9 +34,11 @@ class Rollback:
 
 def read_ledger(run: Path) -> list[Rollback]:
     """Return what the run went back over so far. A half line is of a process that was killed before it acted."""
-    path = run / LEDGER
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [Rollback(**json.loads(line)) for line in lines if line.endswith("\n")]
+    return [Rollback(**entry) for _, entry in json_lines(run / LEDGER) if _is_entry(entry)]
+
+
+def _is_entry(entry: dict[str, Any]) -> bool:
+    return entry.keys() == Rollback.__dataclass_fields__.keys() and all(type(n) is int for n in entry.values())
 
 
 def write_down(run: Path, rollback: Rollback) -> None:
@@ -44,12 +47,7 @@ def write_down(run: Path, rollback: Rollback) -> None:
     if rollback in known:
         return
     text = "".join(json.dumps(asdict(entry)) + "\n" for entry in [*known, rollback])
-    beside = run / f".{LEDGER}"
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(run / LEDGER)
+    write_whole(run / LEDGER, text)
 
 
 def usable(run: Path) -> list[Checkpoint]:

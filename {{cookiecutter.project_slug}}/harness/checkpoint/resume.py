@@ -34,7 +34,11 @@ def elsewhere(cfg: DictConfig) -> read.Checkpoint:
     path = newest_run(Path(cfg.run.root), besides=Path(cfg.run.dir)) if latest else Path(cfg.resume_from)
     folder, checkpoint = locate(path)
     if (folder / "config.yaml").is_file():
-        for change in difference(run_folder.config(folder), cfg):
+        try:
+            changes = difference(run_folder.config(folder), cfg)
+        except UserError as error:
+            changes = [str(error)]
+        for change in changes:
             log.info("Other than in %s: %s", folder.as_posix(), change)
     return checkpoint
 
@@ -48,9 +52,9 @@ def locate(path: Path) -> tuple[Path, read.Checkpoint]:
         except read.DamagedCheckpoint as error:
             raise UserError(str(error), cure=f"Name the run instead: {path.parent.parent.as_posix()}") from error
         return path.parent.parent, checkpoint
-    run_folder.config(path)  # says what is wrong when this is no run
     found = read.newest_valid(path / "checkpoints")
     if found is None:
+        run_folder.config(path)  # says what is wrong when this is not a run
         raise UserError(f"The run in {path} has no checkpoint yet.", cure="Name another one, or let it train on.")
     return path, found
 
@@ -58,9 +62,9 @@ def locate(path: Path) -> tuple[Path, read.Checkpoint]:
 def newest_run(root: Path, besides: Path) -> Path:
     """Return the run below `root` that was started last, by its diary, among those that have a checkpoint."""
     started = {
-        folder: diary["attempts"][-1]["started"]
+        folder: attempts[-1].get("started", "")
         for folder in sorted(path.parent for path in root.glob("*/run.json"))
-        if folder.resolve() != besides.resolve() and (diary := run_folder.read(folder))["attempts"]
+        if folder.resolve() != besides.resolve() and (attempts := run_folder.read(folder).get("attempts"))
     }
     with_checkpoints = [folder for folder in started if read.checkpoints(folder / "checkpoints")]
     if not with_checkpoints:

@@ -6,7 +6,11 @@ import re
 from fnmatch import fnmatch
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.config.saved import same
+from harness.config.secrets import masked, masked_by_name
 
 # Keys that say only how long, where, how fast or how loudly a run runs. Everything else is the experiment, so that an
 # edited YAML or a new callback is another run, and a raised trainer.max_steps is the same one.
@@ -73,7 +77,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(container, dict)
     # Left out before resolving, so that a kept key which interpolates one left out does not carry it in.
     kept = OmegaConf.create(_without(container))
-    return dict(sorted(_flat(OmegaConf.to_container(kept, resolve=True)).items()))
+    # A renewed password does not make another experiment, and a saved config has only its mask.
+    return dict(sorted(_flat(masked_by_name(resolved(kept))).items()))
 
 
 def digest(cfg: DictConfig) -> str:
@@ -109,15 +114,41 @@ def free_changes(old: DictConfig, new: DictConfig) -> list[str]:
 
 def _free(cfg: DictConfig) -> dict[str, Any]:
     fixed = identity(cfg).keys() - set(ADVISED)
-    values = _flat(OmegaConf.to_container(cfg, resolve=True))
-    return {key: value for key, value in values.items() if key.startswith(FREE) and key not in fixed}
+    return {key: value for key, value in _resolved(cfg).items() if key.startswith(FREE) and key not in fixed}
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    return _flat(masked(resolved(cfg)))
+
+
+def resolved(cfg: DictConfig) -> Any:
+    """Return the config as plain values; an interpolation that cannot be resolved here and now stays as it is."""
+    try:
+        return OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException:
+        return _tolerant(cfg)
+
+
+def _tolerant(node: Any) -> Any:
+    if isinstance(node, DictConfig):
+        return {key: _tolerant(_value(node, key)) for key in node}
+    if isinstance(node, ListConfig):
+        return [_tolerant(_value(node, index)) for index in range(len(node))]
+    return node
+
+
+def _value(node: Any, key: Any) -> Any:
+    try:
+        return node[key]
+    except OmegaConfBaseException:
+        return OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index]
 
 
 def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key, "absent") != after.get(key, "absent")
+        if not same(before.get(key, "absent"), after.get(key, "absent"))
     ]
 
 

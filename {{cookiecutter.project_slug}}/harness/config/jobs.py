@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from harness.config.compose import hydra_errors_as_user_errors, quoted
 from harness.config.identity import digest, free_changes
+from harness.config.secrets import masked_word
 from harness.errors import UserError
 
 LONGEST = 80  # characters that say what is swept; the hash behind them tells sweeps apart
@@ -54,7 +55,7 @@ def keys_apart(configs: Sequence[DictConfig]) -> list[str]:
 
 def sweep_name(overrides: Sequence[str], configs: Sequence[DictConfig]) -> str:
     """Return a folder name that is the same for the same experiments, in whatever order they are typed."""
-    swept = sorted(item.input_line or "" for item in _parsed(overrides) if item.is_sweep_override())
+    swept = sorted(masked_word(item.input_line or "") for item in _parsed(overrides) if item.is_sweep_override())
     words = re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(swept)).strip("-.")[:LONGEST].rstrip("-.")
     jobs = sorted(f"{digest(cfg)} {_values(cfg, cfg.sweep.apart)}" for cfg in configs)
     unknown = [line for line in swept if "(" in line]  # an interval, of which a sweeper chooses values

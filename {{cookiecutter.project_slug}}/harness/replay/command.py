@@ -6,9 +6,12 @@ a debugger it stops inside that module.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from harness.cli import load
+from harness.cli import add_trust, load
+from harness.config.identity import resolved
+from harness.config.trust import refuse_untrusted
 from harness.errors import UserError
 from harness.run import environment
 from harness.run import folder as run_folder
@@ -19,14 +22,17 @@ TARGET = "harness.replay.command:replay"
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", metavar="PATH", help="a folder in nan/ of a run, or the run itself: then its last one")
+    add_trust(parser)
     return parser
 
 
-def replay(path: str, train: str) -> None:
+def replay(path: str, train: str, trust: Sequence[str] = ()) -> None:
     """Replay the step of a bundle; `train` is the `module:function` that trains a config."""
     bundle = _bundle(Path(path))
-    environment.apply(run_folder.config(bundle).env)  # before torch is imported
-    load("harness.replay.rerun:rerun")(bundle, load(train))
+    cfg = run_folder.config(bundle)
+    refuse_untrusted(cfg, ["env"], trusted=trust, where=bundle.as_posix())
+    environment.apply(resolved(cfg).get("env") or {})  # before torch is imported
+    load("harness.replay.rerun:rerun")(bundle, load(train), trust)
 
 
 def _bundle(path: Path) -> Path:

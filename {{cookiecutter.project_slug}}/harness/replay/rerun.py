@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -13,19 +13,20 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from harness.checkpoint.ledger import read_ledger, usable
 from harness.checkpoint.read import Checkpoint
+from harness.config.trust import refuse_untrusted
 from harness.errors import UserError
 from harness.nan import bundle as bundles
+from harness.ranks import rank
 from harness.replay.diagnosis import Diagnosis, show
 from harness.replay.watch import Reached
 from harness.run import folder as run_folder
-from harness.telemetry.logs import rank
 
 # Of our own callbacks those that training depends on. The user's own all stay: they may be part of what happened.
 NEEDED = ("checkpoint", "nan_guard", "progress")
 SCRATCH = "HARNESS_REPLAY_SCRATCH"  # an environment variable
 
 
-def rerun(bundle: Path, train: Callable[[DictConfig], Any]) -> Diagnosis:
+def rerun(bundle: Path, train: Callable[[DictConfig], Any], trust: Sequence[str] = ()) -> Diagnosis:
     """Replay, print what was found, and write it to `diagnosis.json` in the bundle."""
     facts = bundles.read_facts(bundle)
     folder = bundle.parent.parent
@@ -40,8 +41,11 @@ def rerun(bundle: Path, train: Callable[[DictConfig], Any]) -> Diagnosis:
         after = f"checkpoint {checkpoint.path.name}" if checkpoint else "the beginning"
         print(f"Step {facts['step']} of {folder.as_posix()}, from {after}.", flush=True)
     with quiet(), scratch_folder() as scratch:
+        cfg = again(cfg, bundle, scratch, checkpoint)
+        own = [*trust, "harness.replay.watch.Watch"]
+        refuse_untrusted(cfg, [str(key) for key in cfg if key != "env"], trusted=own, where=folder.as_posix())
         try:
-            train(again(cfg, bundle, scratch, checkpoint))
+            train(cfg)
         except Reached as reached:
             diagnosis = reached.diagnosis
         else:

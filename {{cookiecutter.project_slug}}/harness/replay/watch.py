@@ -17,9 +17,9 @@ from harness.nan import bundle as bundles
 from harness.nan.evidence import drawn_from, generators
 from harness.nan.finder import FirstNonFinite, NonFinite
 from harness.nan.guard import total_norm
+from harness.ranks import rank
 from harness.replay.diagnosis import Diagnosis, Trial, diagnose, most_telling
 from harness.step.loss_window import LossWindow
-from harness.telemetry.logs import rank
 
 FORMATS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 # What fp16 training scales its loss with at first. Without it small gradients would vanish and large ones not overflow.

@@ -23,6 +23,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from harness.errors import UserError
+from harness.ranks import rank
 
 ROOT = Path(__file__).resolve().parents[2] / "devtools" / "temp_debug"
 MARKER = ".harness-temp-debug"
@@ -39,6 +40,11 @@ def enter(*, clear: bool, root: Path = ROOT) -> Path:
     """Return this run's folder: in a child its parent's, else the first that no other run holds, cleared if wanted."""
     if VARIABLE in os.environ:
         return Path(os.environ[VARIABLE])
+    if rank() > 0:
+        raise UserError(
+            "The ranks of a launcher would each take a debug folder of their own.",
+            cure="Let the preset start them, +debug=… trainer.devices=2 without torchrun, or leave the preset out.",
+        )
     _make(root)
     for number in count(1):
         lock = FileLock(root / f"{number}.lock")

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
+from harness.config.secrets import MASK, learn
 from harness.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ def apply(env: Mapping[str, Value], environ: MutableMapping[str, str] = os.envir
 
     Raises UserError when a library that reads a changed variable at import has been imported already.
     """
-    wanted = {name: _text(value) for name, value in env.items()}
+    # A saved config has a mask where the secret was, which is not what any program should take for it.
+    wanted = {name: text for name, value in env.items() if (text := _text(value)) != MASK}
     changed = {name: value for name, value in wanted.items() if environ.get(name) != value}
     late = [f"{name} ({module})" for name in changed for module in _readers(name) if module in sys.modules]
     if late:
@@ -52,6 +54,7 @@ def apply(env: Mapping[str, Value], environ: MutableMapping[str, str] = os.envir
             environ.pop(name, None)
         else:
             environ[name] = value
+    learn(changed)
     if changed:  # names only: values may be secrets
         log.debug("environment: set %s", ", ".join(sorted(changed)))
 
@@ -65,7 +68,11 @@ def read_dotenv(path: Path, environ: Mapping[str, str] = os.environ) -> dict[str
     if not path.is_file():
         return {}
     found: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read {path} ({error}).", cure="Save it as UTF-8 text, or remove it.") from error
+    for line in text.split("\n"):
         match = LINE.fullmatch(line)
         if match:
             found[match[1]] = _expand(_unquote(match[2]), {**found, **environ})

@@ -1,40 +1,33 @@
-"""A run's folder: its name, its lock, `config.yaml`, and `run.json`, the diary of its attempts."""
+"""A run's folder: its name, its lock, `config.yaml`, and `run.json`, the diary of its attempts.
 
-import datetime
-import json
+The checkpoints in it are the truth. Where config.yaml or run.json cannot be read they are set aside and made anew: the
+manifest of the newest checkpoint knows which run and which experiment this is.
+"""
+
 import logging
 import os
-import platform
-import secrets
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
-from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
+from filelock import BaseFileLock
+from omegaconf import DictConfig
 
-from harness.config.identity import digest, free_changes, other_experiment
+from harness.config import saved
+from harness.config.identity import difference, digest, free_changes, other_experiment
+from harness.config.secrets import hidden_in_report, masked
 from harness.errors import UserError
-from harness.telemetry.logs import rank
+from harness.files import Unreadable, parsed, recovered, set_aside, write_whole
+from harness.ranks import ATTEMPT, STARTED, launch, rank, wait_for
+from harness.run import diary as diaries
+from harness.run.diary import Diary
+from harness.run.lock import locked
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
-PACKAGES = (
-    "torch",
-    "lightning",
-    "transformers",
-    "tokenizers",
-    "datasets",
-    "hydra-core",
-    "omegaconf",
-    "safetensors",
-    "numpy",
-)
+CONFIG = "config.yaml"
 
 
 def choose_folder(cfg: DictConfig) -> str:
@@ -42,25 +35,23 @@ def choose_folder(cfg: DictConfig) -> str:
 
     Raises UserError when the folder holds another experiment, which only a `run.name` given by hand can bring about.
     """
-    folder = Path(cfg.run.root, cfg.run.name)
+    root = Path(cfg.run.root)
     if cfg.resume == "never" and rank() == 0:
-        return next(name for name in _names(str(cfg.run.name)) if not Path(cfg.run.root, name).exists())
-    saved = folder / "config.yaml"
-    if saved.is_file() and (changes := other_experiment(_load(saved), cfg)):
-        raise UserError(
-            f"The run in {folder} is another experiment:\n  " + "\n  ".join(changes) + "\n",
-            cure="Choose another run.name, or leave it out: each experiment then has a folder of its own.",
-        )
+        return next(name for name in _names(cfg) if not (root / name).exists())
+    if cfg.resume == "never" and ATTEMPT not in os.environ:
+        return wait_for(lambda: _name_of_rank_0(cfg), f"a folder in {root}")
+    _refuse_another_experiment(root / cfg.run.name, cfg)
     return str(cfg.run.name)
 
 
 class Run:
     """One attempt at a run: holds the folder's lock and writes its diary. Only rank 0 writes; every rank can read."""
 
-    def __init__(self, folder: Path, diary: dict[str, Any], lock: FileLock | None) -> None:
+    def __init__(self, folder: Path, diary: Diary, lock: BaseFileLock | None, *, fresh: bool = False) -> None:
         self.folder = folder
         self.diary = diary
         self._lock = lock
+        self._fresh = fresh
 
     @property
     def id(self) -> str:
@@ -70,154 +61,156 @@ class Run:
     @property
     def attempt(self) -> int:
         """1 for the first start, one more for each continuation."""
-        return len(self.diary["attempts"])
+        return int(self.diary["attempts"][-1]["attempt"])
+
+    @property
+    def how_to_go_on(self) -> str:
+        """What to type to continue after a stop."""
+        if not self._fresh:
+            return "The same command goes on from here."
+        return f"The same command with run.name={self.folder.name} in place of resume=never goes on from here."
 
     @classmethod
     def open(cls, cfg: DictConfig) -> Self:
         """Make or reopen the folder of `cfg`, lock it, and write down this attempt."""
-        folder = Path(cfg.run.dir)
+        folder, fresh = Path(cfg.run.dir), cfg.resume == "never"
         if rank() > 0:
-            return cls(folder, read(folder), lock=None)
+            return cls(folder, wait_for(lambda: _diary_of_rank_0(folder), f"{folder}"), lock=None, fresh=fresh)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _locked(folder)
-        diary = read(folder) or {"schema": SCHEMA, "id": secrets.token_hex(8), "name": folder.name, "attempts": []}
-        diary |= {"identity": digest(cfg), "status": "running"}
-        diary["attempts"].append(_attempt(len(diary["attempts"]) + 1) | {"changes": _changes(folder, cfg)})
-        run = cls(folder, diary, lock)
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-        run._write()
+        lock = locked(folder)
+        before = recovered(folder / CONFIG, saved.parse)
+        diary = recovered(folder / diaries.NAME, diaries.parse)
+        if before and _is_damaged(folder, before, cfg):
+            set_aside(folder / CONFIG, f"{folder / CONFIG} is not the config of its checkpoints")
+            before = None
+        diary = diary or diaries.new(folder, diaries.newest_manifest(folder))
+        run = cls(folder, diary, lock, fresh=fresh)
+        run._begin(cfg, free_changes(before, cfg) if before else [])
         return run
+
+    def _begin(self, cfg: DictConfig, changes: list[str]) -> None:
+        code = diaries.sources()
+        changes += diaries.code_changes(self.diary.get("sources"), code)
+        self.diary |= {"identity": digest(cfg), "status": "running", "sources": code}
+        attempt = diaries.attempt_facts(diaries.next_attempt(self.diary)) | {"changes": changes}
+        self.diary["attempts"].append(attempt)
+        os.environ[ATTEMPT] = str(self.attempt)
+        self._write_if_possible(CONFIG, saved.text(cfg))
+        self._write_diary()
 
     def note(self, **facts: Any) -> None:
         """Add facts to this attempt's entry: what was picked, what hardware it ran on."""
         self.diary["attempts"][-1] |= facts
-        self._write_if_possible()
+        self._write_diary()
 
     def note_result(self, step: int, val_loss: float | None) -> None:
         """Write down that the run is complete after `step` optimizer steps, and how good it is."""
         self.diary["result"] = {"step": step, "val_loss": val_loss}
-        self._write_if_possible()
+        self._write_diary()
 
     def result(self, step: int, steps: int) -> dict[str, Any] | None:
         """Return what was noted of a run that stands at `step`, if those are all of its `steps`; else None."""
         result: dict[str, Any] | None = self.diary.get("result")
         return result if result and 0 < steps <= step == result["step"] else None
 
-    def close(self, status: str, **facts: Any) -> None:
+    def close(self, status: str, **facts: str) -> None:
         """Write down how the attempt ended and free the folder."""
         self.diary["status"] = status
-        self.note(ended=_now(), status=status, **facts)
+        said = {name: hidden_in_report(str(text)) for name, text in facts.items()}
+        self.note(ended=diaries.now(), status=status, **said)
         if self._lock is not None:
             self._lock.release()
 
-    def _write_if_possible(self) -> None:
+    def _write_diary(self) -> None:
+        self._write_if_possible(diaries.NAME, diaries.text(masked(self.diary)))
+
+    def _write_if_possible(self, name: str, text: str) -> None:
         """The diary is kept whole in memory: the next note writes what a full disk refuses now."""
+        if rank() > 0:
+            return
         try:
-            self._write()
+            write_whole(self.folder / name, text)
         except OSError as error:
-            log.warning("Cannot write %s (%s).", self.folder / "run.json", error)
-
-    def _write(self) -> None:
-        if self._lock is not None:
-            write_text(self.folder / "run.json", json.dumps(self.diary, indent=2) + "\n")
+            log.warning("Cannot write %s (%s).", self.folder / name, error)
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """Return the diary of the run in `folder`, empty where there is none."""
-    path = folder / "run.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+def read(folder: Path) -> Diary:
+    """Return the diary of the run in `folder`, empty where there is none that can be read."""
+    try:
+        return parsed(folder / diaries.NAME, diaries.parse) or {}
+    except Unreadable as reason:
+        log.warning("%s.", reason)
+        return {}
 
 
 def config(folder: Path) -> DictConfig:
-    """Return the config that the run in `folder` was started with."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{folder} is not a run: it has no config.yaml.", cure="The runs are the folders below runs/.")
-    return _load(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Return the config that the run in `folder` was started with. Raises UserError."""
     try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def _changes(folder: Path, cfg: DictConfig) -> list[str]:
-    """Return what the config says otherwise than in the attempt before."""
-    saved = folder / "config.yaml"
-    return free_changes(_load(saved), cfg) if saved.is_file() else []
-
-
-def _names(name: str) -> Iterator[str]:
-    yield name
-    number = 2
-    while True:
-        yield f"{name}-{number}"
-        number += 1
-
-
-def _load(path: Path) -> DictConfig:
-    loaded = OmegaConf.load(path)
-    assert isinstance(loaded, DictConfig)
-    return loaded
-
-
-def _locked(folder: Path) -> FileLock:
-    lock, holder = FileLock(folder / ".lock"), folder / ".holder"
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
-        raise UserError(
-            f"The run in {folder} is being trained by {who}.",
-            cure="Wait for it, stop it, or start another beside it with resume=never.",
-        ) from None
-    holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-    return lock
-
-
-def _attempt(number: int) -> dict[str, Any]:
-    return {
-        "attempt": number,
-        "started": _now(),
-        "command": [Path(sys.executable).name, *sys.argv],
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "versions": _versions(),
-        "git": _git(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+        found = parsed(folder / CONFIG, saved.parse)
+    except Unreadable as reason:
+        cure = "The command that trained the run writes it again."
+        raise UserError(f"{reason}.", cure=cure) from reason
+    if found is None:
+        raise UserError(f"{folder} is not a run: it has no {CONFIG}.", cure="The runs are the folders below runs/.")
     return found
 
 
-def _git() -> dict[str, Any] | None:
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, encoding="utf-8", timeout=10, check=True
-        )
-        return done.stdout.strip()
-
+def _refuse_another_experiment(folder: Path, cfg: DictConfig) -> None:
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
+        before = parsed(folder / CONFIG, saved.parse)
+    except Unreadable:
+        before = None
+    changes = other_experiment(before, cfg) if before else ["its config.yaml is gone, and its checkpoints know another"]
+    witness = _witness(folder)
+    if witness == digest(cfg) or not changes or (before is None and witness is None):
+        return
+    raise UserError(
+        f"The run in {folder} is another experiment:\n  " + "\n  ".join(changes) + "\n",
+        cure="Choose another run.name, or leave it out: each experiment then has a folder of its own.",
+    )
+
+
+def _witness(folder: Path) -> str | None:
+    """Return the digest of the experiment that the checkpoints belong to; without any, what the diary says."""
+    known = diaries.newest_manifest(folder)
+    if known is None:
+        with suppress(Unreadable):
+            known = parsed(folder / diaries.NAME, diaries.parse)
+    return known.get("identity") if known else None
+
+
+def _is_damaged(folder: Path, before: DictConfig, cfg: DictConfig) -> bool:
+    """Is this config.yaml cut short, say? It reads as another experiment than the checkpoints beside it."""
+    return bool(difference(before, cfg)) and _witness(folder) == digest(cfg)
+
+
+def _names(cfg: DictConfig) -> Iterator[str]:
+    yield str(cfg.run.name)
+    yield from (f"{cfg.run.name}-{number}" for number in count(2))
+
+
+def _name_of_rank_0(cfg: DictConfig) -> str | None:
+    """Return the name that rank 0 of this launch has chosen, None as long as it has not."""
+    for name in _names(cfg):
+        folder = Path(cfg.run.root, name)
+        if not folder.exists():
+            return None
+        if _diary_of_rank_0(folder) is not None:
+            return name
+    raise AssertionError("count() ended")
+
+
+def _diary_of_rank_0(folder: Path) -> Diary | None:
+    """Return the diary once it has the attempt of this launch. A rank may look before rank 0 has written it."""
+    try:
+        diary = parsed(folder / diaries.NAME, diaries.parse)
+    except Unreadable:
         return None
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    if diary is None or not diary["attempts"]:
+        return None
+    newest = diary["attempts"][-1]
+    if ATTEMPT in os.environ:
+        return diary if str(newest["attempt"]) == os.environ[ATTEMPT] else None
+    # The same port and job may have been used before: then by an attempt that began long before this process.
+    fresh = newest.get("clock", 0) > STARTED - 60
+    return diary if newest.get("launch") == launch() and fresh else None

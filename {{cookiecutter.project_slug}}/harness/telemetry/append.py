@@ -5,6 +5,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from harness.files import open_append
+
 log = logging.getLogger(__name__)
 
 # Bytes that wait while the disk refuses them; of more the oldest are given up, for training matters more than its log.
@@ -24,7 +26,7 @@ class AppendOnlyFile:
     def write(self, lines: bytes = b"") -> None:
         self.waiting += lines
         try:
-            with self.path.open("ab", buffering=0) as file:
+            with open_append(self.path) as file:
                 while self.waiting:
                     taken = file.write(self.waiting)
                     self._torn = self.waiting[taken - 1 : taken] != b"\n"
@@ -44,5 +46,5 @@ class AppendOnlyFile:
 
     def sync(self) -> None:
         """Wait until the disk has what was written."""
-        with suppress(OSError), self.path.open("ab") as file:  # some network disks cannot; each write was checked
+        with suppress(OSError), open_append(self.path) as file:  # some network disks cannot; each write was checked
             os.fsync(file.fileno())

@@ -18,6 +18,7 @@ import logging
 import math
 import numbers
 import os
+import re
 import threading
 import time
 from collections import Counter, deque
@@ -25,7 +26,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.config.secrets import hidden, hidden_in_report
+from harness.files import json_lines, make_folder, open_append, recovered, write_whole
 from harness.telemetry.append import AppendOnlyFile
+from harness.telemetry.logs import printable
 
 SCHEMA = 1
 FOLDER = "debug_log"
@@ -33,14 +37,20 @@ RELIED_ON: dict[str, Any] = {"event_type": str, "data": dict, "step": int, "atte
 
 log = logging.getLogger(__name__)
 
+# Where a line may hold a control character: as an escape (but \\n and \\t), or as itself, DEL and C1 in UTF-8.
+CONTROL_IN_JSON = re.compile(rb"\\u00[01789]|\\[bfr]|\x7f|\xc2[\x80-\x9f]")
+
 
 class EventLog:
     """Appends events to one file. `emit` costs one `json.dumps`; a thread writes what has waited `flush_seconds`."""
 
     def __init__(self, path: Path, *, run_id: str, attempt: int, rank: int, buffer: int, flush_seconds: float) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        cut_partial_line(path)
+        try:
+            make_folder(path.parent)
+            open_append(path).close()
+            cut_partial_line(path)
+        except OSError as error:
+            log.warning("Cannot open %s (%s).", path, error)
         self.path, self._buffer = path, buffer
         self._same = {"run_id": run_id, "attempt": attempt, "rank": rank}
         self._summary = Summary(path.with_name("summary.json"), self._same) if rank == 0 else None
@@ -55,6 +65,8 @@ class EventLog:
     def emit(self, event_type: str, step: int, data: dict[str, Any], *, warning: bool = False) -> None:
         if self._pid != os.getpid() or self._closed.is_set():
             return  # a forked data worker has a copy of the log, but not the thread that writes it
+        if event_type == "exception":  # its text may quote anything
+            data = {key: hidden_in_report(value) if isinstance(value, str) else value for key, value in data.items()}
         event = {"schema": SCHEMA, "time": time.time(), **self._same, "step": step, "event_type": event_type}
         if warning:
             event["warning"] = True
@@ -104,8 +116,7 @@ class Summary:
     def __init__(self, path: Path, same: dict[str, Any]) -> None:
         self.path = path
         self.values: dict[str, Any] = {"schema": SCHEMA, "events": {}, "warnings": 0}
-        with contextlib.suppress(OSError, ValueError):  # the first attempt, or torn: counting starts again
-            self.values |= json.loads(path.read_text(encoding="utf-8"))
+        self.values |= recovered(path, parse_summary) or {}  # else the first attempt, or counting starts again
         self.values |= same
         self._count = Counter(self.values["events"])
 
@@ -119,12 +130,20 @@ class Summary:
             self.values[key] = {"first": seen["first"], "last": loss, "lowest": min(loss, seen["lowest"])}
 
     def write(self) -> None:
-        beside = self.path.with_suffix(".tmp")
         text = json.dumps(self.values | {"events": dict(self._count)}, indent=1)
         # A full disk, or on Windows a reader that has it open: the next flush writes it.
         with contextlib.suppress(OSError):
-            beside.write_text(text + "\n", encoding="utf-8")
-            beside.replace(self.path)
+            write_whole(self.path, text + "\n", durable=False)
+
+
+def parse_summary(text: str) -> dict[str, Any]:
+    """Return the numbers of an earlier attempt. Raises ValueError for anything else."""
+    values = json.loads(text)
+    counts = [values["warnings"], *values["events"].values()]
+    losses = [number for key in ("loss", "val_loss") if key in values for number in values[key].values()]
+    if not all(type(count) is int for count in counts) or not all(type(number) in (int, float) for number in losses):
+        raise ValueError("it is not a summary")
+    return dict(values)
 
 
 _current: EventLog | None = None
@@ -178,7 +197,7 @@ def encode(event: dict[str, Any], data: dict[str, Any]) -> bytes:
 
 def _line(event: dict[str, Any]) -> bytes:
     text = json.dumps(event, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
-    return text.encode("utf-8", errors="replace") + b"\n"
+    return hidden(text).encode("utf-8", errors="replace") + b"\n"
 
 
 def _plain(value: Any) -> Any:
@@ -210,27 +229,20 @@ def cut_partial_line(path: Path) -> None:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a file, in constant memory. A line that is not one (a killed run's last) is left out."""
-    bad: list[int] = []
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            if event := _event(line):
-                yield event
-            elif line.endswith("\n"):
-                bad.append(number)
-    if bad:
-        log.warning("%d lines of %s are not events and were left out; the first is line %d.", len(bad), path, bad[0])
+    """Yield the events of a file, in constant memory. A line that is not one (a killed run's last) is left out.
+
+    Texts come without control characters, which could make a terminal do things: the file may be somebody else's.
+    """
+    for line, event in json_lines(path, valid=is_event, what="events"):
+        with contextlib.suppress(RecursionError):  # a text so deep in lists is nobody's event
+            yield printable(event) if CONTROL_IN_JSON.search(line) else event
 
 
-def _event(line: str | bytes) -> dict[str, Any] | None:
-    """Return the event of a line, None where it is not one: not JSON, or without what every reader relies on."""
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(event, dict) or not all(isinstance(event.get(key), kind) for key, kind in RELIED_ON.items()):
-        return None
-    return event if 0 <= event["step"] < 2**63 and abs(event["time"]) < 2**63 else None
+def is_event(value: dict[str, Any]) -> bool:
+    """Return whether a line has what every reader relies on."""
+    if not all(isinstance(value.get(key), kind) for key, kind in RELIED_ON.items()):
+        return False
+    return bool(0 <= value["step"] < 2**63 and abs(value["time"]) < 2**63)
 
 
 def current(path: Path) -> Iterator[dict[str, Any]]:
@@ -248,6 +260,5 @@ def current(path: Path) -> Iterator[dict[str, Any]]:
 
 def starts(path: Path) -> list[int]:
     """Return the step at which each start of the run began to train. Cheap: only lines with `fit_start` are parsed."""
-    with path.open("rb") as file:
-        likely = (_event(line) for line in file if b'"fit_start"' in line and line.endswith(b"\n"))
-        return [event["step"] for event in likely if event and event["event_type"] == "fit_start"]
+    likely = (event for _, event in json_lines(path, having=b'"fit_start"', valid=is_event, what="events"))
+    return [event["step"] for event in likely if event["event_type"] == "fit_start"]

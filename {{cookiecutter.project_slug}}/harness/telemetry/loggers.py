@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
+from harness.config.secrets import masked, masked_word
 from harness.errors import UserError
+from harness.files import recovered, write_whole
 from harness.telemetry.append import AppendOnlyFile
 
 log = logging.getLogger(__name__)
@@ -30,7 +33,21 @@ def build_loggers(group: DictConfig, *, run_id: str, step: int, validated: bool 
     itself where the checkpoint was not `validated` yet.
     """
     entries = [entry for entry in group.values() if entry is not None]
-    return [instantiate(entry, **_going_on(entry, run_id, step, validated), _convert_="all") for entry in entries]
+    built = [instantiate(entry, **_going_on(entry, run_id, step, validated), _convert_="all") for entry in entries]
+    for logger in built:
+        logger.log_hyperparams = _masking(logger.log_hyperparams)
+    return built
+
+
+def _masking(log_hyperparams: Callable[..., None]) -> Callable[..., None]:
+    """Let no logger, whoever wrote it, keep a secret among the hyperparameters."""
+
+    @functools.wraps(log_hyperparams)
+    def masking(params: Any, *args: Any, **kwargs: Any) -> None:
+        plain = vars(params) if isinstance(params, Namespace) else dict(params or {})
+        log_hyperparams(masked(plain), *args, **kwargs)
+
+    return masking
 
 
 def count_from_one(trainer: Trainer) -> None:
@@ -58,8 +75,17 @@ def _going_on(entry: DictConfig, run_id: str, step: int, validated: bool) -> dic
             return {"purge_step": step + 1} if step else {}
         case "WandbLogger":
             _refuse_to_ask_nobody(entry)
-            return {"id": run_id, "resume": "allow"}
+            return {"id": run_id, "resume": "allow", **_command_line_kept_out()}
     return {}
+
+
+def _command_line_kept_out() -> dict[str, Any]:
+    """wandb uploads the command line as it was typed; where there is a secret in it, it gets none of it."""
+    if [*map(masked_word, sys.argv)] == sys.argv:
+        return {}
+    import wandb
+
+    return {"settings": wandb.Settings(x_disable_meta=True)}
 
 
 def _refuse_to_ask_nobody(entry: DictConfig) -> None:
@@ -133,32 +159,34 @@ class CsvLogger(Logger):
 
     def _rewrite(self, row: Mapping[str, Any]) -> None:
         """Write the file anew, beside and then in its place, with the columns of `row` besides its own."""
-        rows = self._kept() if self.path.is_file() else []
+        rows = self._kept()
         names = {name for kept in rows for name in kept} | row.keys()
         columns = ["step", *sorted(names - {"step"})]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".tmp")
-        try:
-            with beside.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, columns)
-                writer.writeheader()
-                writer.writerows(rows)
-            beside.replace(self.path)
-        except OSError:
-            beside.unlink(missing_ok=True)
-            raise
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(self.path, table.getvalue())
         self._columns = columns
 
     def _kept(self) -> list[dict[str, str]]:
-        """Return the rows up to `after_step`; later rewrites keep all. A row that a full disk cut short is dropped."""
-        with self.path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if None not in row.values()]
+        """Return the rows up to `after_step`; later rewrites keep all."""
+        rows = recovered(self.path, rows_of) or []
         return rows if self._columns else [row for row in rows if not self._comes_again(row)]
 
     def _comes_again(self, row: dict[str, str]) -> bool:
         step = int(row["step"])
         validation = any(value for name, value in row.items() if name.startswith("val/"))
         return step > self.after_step or (step == self.after_step and validation and not self.validated)
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    """Return the rows of a table of metrics. A row that a full disk cut short is left out. Raises ValueError."""
+    table = csv.DictReader(io.StringIO(text, newline=""))
+    if "step" not in (table.fieldnames or ["step"]):
+        raise ValueError("it has no column of steps")
+    return [row for row in table if None not in row and None not in row.values() and row["step"].isdecimal()]
 
 
 class TensorBoard(TensorBoardLogger):

@@ -23,7 +23,10 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.config.secrets import hidden, hidden_in_report
 from harness.errors import UserError
+from harness.files import make_folder, open_append
+from harness.ranks import rank
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +40,8 @@ ANSI = re.compile(
     r"|\x1b[ -/]*[0-~]"
 )
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 # Lightning gives its loggers a console of their own, transformers also stops passing its records on [at import].
 LIBRARIES = (
     "lightning", "lightning.fabric", "lightning.pytorch", "lightning_utilities",
@@ -48,25 +53,43 @@ def strip_ansi(text: str) -> str:
     return ANSI.sub("", text)
 
 
-class PlainFormatter(logging.Formatter):
+def printable(value: Any) -> Any:
+    """Return plain values whose texts do nothing to a terminal: without escape sequences and control characters."""
+    if isinstance(value, str):
+        return CONTROL.sub("", strip_ansi(value))
+    if isinstance(value, dict):
+        return {printable(key): printable(item) for key, item in value.items()}
+    return [printable(item) for item in value] if isinstance(value, list) else value
+
+
+class SecretsHidden(logging.Formatter):
+    """Formats a record, traceback and all, without passwords and tokens."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hidden(super().format(record))
+
+    def formatException(self, ei: Any) -> str:
+        return hidden_in_report(super().formatException(ei))
+
+
+class PlainFormatter(SecretsHidden):
     def format(self, record: logging.LogRecord) -> str:
         return strip_ansi(super().format(record))
 
 
 class RunFile(logging.handlers.RotatingFileHandler):
-    """The file of this rank: makes its folder, turns at `max_bytes` keeping `keep` old ones, never stops a run."""
+    """The file of this rank: makes its folder, rotates at `max_bytes` keeping `keep` old ones, never stops a run."""
 
     def __init__(self, filename: str, *, max_bytes: int, keep: int, stall_minutes: float = 0) -> None:
         path = Path(filename)
         if rank():
             path = path.with_stem(f"{path.stem}-rank{rank()}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._pid, self._failing = os.getpid(), False
         self._stall = Stall(stall_minutes * 60)
         super().__init__(path, maxBytes=max_bytes, backupCount=keep, encoding="utf-8", errors="backslashreplace")
 
     def _open(self) -> TextIOWrapper:
-        stream = super()._open()
+        stream = self._opened(Path(self.baseFilename))
         # faulthandler keeps the number of the descriptor, so it must learn of each new file.
         faulthandler.enable(stream)
         if hasattr(faulthandler, "register"):  # not on Windows
@@ -75,8 +98,18 @@ class RunFile(logging.handlers.RotatingFileHandler):
         self._stall.watch(stream)
         return stream
 
+    def _opened(self, path: Path) -> TextIOWrapper:
+        """Open the log, not through a link; where it cannot be written, what would go there goes nowhere."""
+        try:
+            make_folder(path.parent)
+            raw = open_append(path)
+        except OSError as error:
+            self._say_failing(error)
+            raw = open(os.devnull, "ab", buffering=0)  # noqa: PTH123, SIM115
+        return TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
+
     def shouldRollover(self, record: logging.LogRecord) -> int:
-        # A forked data worker shares the file; if it turned it, the trainer would go on writing into the old one.
+        # A forked data worker shares the file; if it rotated it, the trainer would go on writing into the old one.
         return super().shouldRollover(record) if self._pid == os.getpid() else 0
 
     def doRollover(self) -> None:
@@ -89,7 +122,11 @@ class RunFile(logging.handlers.RotatingFileHandler):
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
-        elif not self._failing:  # a full disk, said once
+        else:
+            self._say_failing(error)
+
+    def _say_failing(self, error: OSError) -> None:
+        if not self._failing:  # a full disk, said once
             self._failing = True
             print(f"Cannot write {self.baseFilename} ({error}): the run goes on without it.", file=sys.stderr)
 
@@ -141,6 +178,7 @@ def console() -> logging.Handler:
         from rich.logging import RichHandler
 
         rich = RichHandler(console=terminal(), show_path=False, log_time_format="[%H:%M:%S]")
+        rich.setFormatter(SecretsHidden("%(message)s"))
         rich.addFilter(_for_people)
         return rich
     handler = logging.StreamHandler()
@@ -155,15 +193,6 @@ def terminal() -> "Console":
     from rich.console import Console
 
     return Console(stderr=True)
-
-
-def rank() -> int:
-    """Return the rank of this process, known from its environment before torch is."""
-    # Lightning's order: SLURM sets SLURM_PROCID even where it does not start the ranks.
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
-        if os.environ.get(name, "").isdecimal():
-            return int(os.environ[name])
-    return 0
 
 
 def beat() -> None:

@@ -5,7 +5,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,10 @@ from lm.module import loss_sums
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def evaluate(path: str, data: str | None, overrides: list[str], as_json: bool) -> None:
+def evaluate(path: str, data: str | None, overrides: list[str], as_json: bool, trust: Sequence[str] = ()) -> None:
     """Print the loss, perplexity and bits per byte of a run on its held-out text, or on the text at `data`."""
     other = other_path(data, overrides)
-    trained = load(path)
+    trained = load(path, parts=("model", "data"), trust=trust)
     with tempfile.TemporaryDirectory() as temporary:
         prepared = other_data(trained, other, Path(temporary)) if other else validation_data(trained)
         nats, tokens = score(trained, prepared)

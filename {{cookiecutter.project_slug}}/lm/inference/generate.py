@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,11 @@ from lm.data.tokenizer import END_OF_TEXT
 from lm.inference.load import device_of, load, refuse_unless_finite, say
 
 
-def generate(path: str, prompt: str | None, max_tokens: int, temperature: float, top_k: int, seed: int) -> None:
+def generate(
+    path: str, prompt: str | None, max_tokens: int, temperature: float, top_k: int, seed: int, trust: Sequence[str] = ()
+) -> None:
     """Print `prompt` (None: that of the run's data) and its continuation as it is made; on stderr what made it."""
-    trained = load(path)
+    trained = load(path, trust=trust)
     prompt = trained.cfg.data.get("prompt", "") if prompt is None else prompt
     start = trained.tokenizer.encode(prompt).ids
     if len(start) + max_tokens > trained.context:

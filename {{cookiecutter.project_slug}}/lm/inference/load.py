@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 
 from harness.checkpoint import read
 from harness.checkpoint.resume import locate
+from harness.config.trust import refuse_untrusted
 from harness.errors import UserError
 from harness.hardware import best_device
 from harness.run import folder as run_folder
@@ -42,14 +43,15 @@ class Trained:
         return device_of(self.model).type
 
 
-def load(path: str) -> Trained:
+def load(path: str, *, parts: Sequence[str] = ("model",), trust: Sequence[str] = ()) -> Trained:
     """Load the model of a run folder, or of one of its checkpoint folders, and say on stderr what was loaded.
 
-    Raises UserError when there is none.
+    Raises UserError when there is none, or when `parts` of its config name what is neither harmless nor in `trust`.
     """
     folder, checkpoint = locate(Path(path))
     cfg = run_folder.config(folder)
-    # A run may come from anybody, and building its config runs what it names: whatever is refused is refused here.
+    # A run may come from anybody, and building its config runs what it names.
+    refuse_untrusted(cfg, parts, trusted=trust, where=folder.as_posix())
     config = model_config(cfg.model)
     model, attention = build(cfg, config)
     model.load_state_dict(read.load_weights(checkpoint))

@@ -7,6 +7,7 @@ generator of its own, and all others are put back, so a run with samples equals 
 import json
 import logging
 import math
+import os
 import textwrap
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from harness.batch import Batch
 from harness.checkpoint import rng
 from harness.errors import UserError
+from harness.files import json_lines, write_whole
 from harness.telemetry import events
 from harness.telemetry.append import AppendOnlyFile
 from harness.telemetry.loggers import TensorBoard
@@ -115,10 +117,10 @@ class Samples(Callback):
 
 def forget_after(path: Path, step: int) -> None:
     """Remove what an earlier attempt sampled beyond the step at which this one goes on: it will come again."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    beside = path.with_suffix(".tmp")
-    beside.write_text("".join(kept), encoding="utf-8")
-    beside.replace(path)
+    kept = [line for line, sample in json_lines(path) if isinstance(at := sample.get("step"), int) and at <= step]
+    try:
+        write_whole(path, b"".join(kept))
+    except OSError as error:
+        log.warning("Cannot write %s (%s).", path, error)
