@@ -55,12 +55,15 @@ def test_another_experiment_of_the_same_name_is_refused(command, small, cut) -> 
 
 
 @pytest.mark.slow
-def test_a_smaller_batch_goes_on_with_the_run_and_is_said(command, small, cut) -> None:
-    done = command("train.py", *small, *RUN, "run.name=cut", "data.batch_size=2", "trainer.accumulate_grad_batches=2")
+def test_a_smaller_batch_goes_on_with_the_run_and_is_said(train, command, small, tmp_path) -> None:
+    run = train(*RUN, "run.name=large")
+    smaller = ["data.batch_size=2", "trainer.accumulate_grad_batches=2", "trainer.max_steps=6"]
+    done = command("train.py", *small, *RUN, "run.name=large", *smaller)
     assert done.returncode == 0, done.stderr
     assert "Changed since the last attempt: data.batch_size: 4 -> 2" in done.stderr
-    diary = json.loads((cut / "run.json").read_text(encoding="utf-8"))
+    diary = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert "data.batch_size: 4 -> 2" in diary["attempts"][-1]["changes"]
+    assert newest(run).step == 6
 
 
 def test_resume_from_takes_a_run_a_checkpoint_or_latest(train, cut, tmp_path) -> None:
