@@ -61,9 +61,7 @@ def test_a_typo_is_answered_by_the_nearest_name() -> None:
 def test_a_model_has_the_parameters_that_its_file_says(name: str) -> None:
     # Counted on the meta device, which takes no memory.
     model = compose([f"model={name}"]).model
-    assert (
-        build.count_parameters(model, build.model_config(model)) == model.parameters
-    )
+    assert build.count_parameters(model, build.model_config(model)) == model.parameters
 
 
 @pytest.mark.parametrize("name", choices("callbacks"))
