@@ -12,8 +12,8 @@ from places import PATIENCE, PROJECT
 
 
 class Process:
-    """`python train.py OVERRIDES`, or `python -m lm COMMAND OVERRIDES`, started; its output goes to a file, for a pipe that
-    nobody reads would block it."""
+    """`python train.py OVERRIDES`, or `python -m lm COMMAND OVERRIDES`, started; its output goes to a file, for a pipe
+    that nobody reads would block it."""
 
     def __init__(self, folder: Path, overrides: list[str], *, command: str = "", **environment: str) -> None:
         clean = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}

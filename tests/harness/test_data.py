@@ -3,6 +3,10 @@ import io
 import itertools
 import json
 import os
+import re
+import shutil
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +20,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig
+from places import PROJECT
 
 from conftest import SMALL
 from harness.errors import UserError
@@ -307,6 +312,30 @@ def test_a_large_file_of_a_folder_is_cut_and_a_small_one_is_not(tmp_path: Path) 
     folder = texts(tmp_path / "books", "a poem\n\n" * 2000, "word " * 1_000_000)
     names = [document.name for document in TextSource(str(folder)).documents()]
     assert names[:2] == ["0.txt", "1.txt#0"] and len(names) > 10
+
+
+def test_a_source_in_a_module_of_ones_own_needs_a_class_and_four_lines(tmp_path: Path) -> None:
+    """As devtools/README.md has it, in a copy of the project."""
+    page = (PROJECT / "devtools" / "README.md").read_text(encoding="utf-8")
+    code, yaml = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL)[-1] for kind in ("python", "yaml"))
+    assert len(yaml.splitlines()) == 4
+    project = tmp_path / "project"
+    for folder in ("conf", "lm", "harness"):
+        shutil.copytree(PROJECT / folder, project / folder)
+    (project / "my_sources.py").write_text(code, encoding="utf-8")
+    (project / "conf" / "data" / "poems.yaml").write_text(yaml, encoding="utf-8")
+    words = [sys.executable, "-m", "lm", "prepare", "data=poems", "model=tiny"]
+    done = subprocess.run(words, cwd=project, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert done.returncode == 0 and "documents" in done.stdout, done.stderr
+
+
+def test_help_of_prepare_imports_no_torch(tmp_path: Path) -> None:
+    code = "import atexit, runpy, sys; sys.argv = ['lm', 'prepare', '--help']\n"
+    code += "heavy = {'torch', 'transformers', 'tokenizers'}\n"
+    code += "atexit.register(lambda: print('heavy:', sorted(heavy & set(sys.modules))))\n"
+    code += "runpy.run_module('lm', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert "Prepare data alone" in done.stdout and "heavy: []" in done.stdout, done.stdout + done.stderr
 
 
 def texts(folder: Path, *contents: str) -> Path:

@@ -59,8 +59,8 @@ class Document:
 
 
 class Source(Protocol):
-    """What `data.source` builds. It may also have `special_tokens`, texts that are one token each; a `chat_template`, for
-    the tokenizer; a `size`, about how many bytes it has."""
+    """What `data.source` builds. It may also have `special_tokens`, texts that are one token each; `chat_template`, for
+    the tokenizer; and `size`, about how many bytes it has."""
 
     def check(self) -> None:
         """Raise UserError, fast and without reading the content, when there is nothing to read."""

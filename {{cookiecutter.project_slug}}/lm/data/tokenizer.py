@@ -4,6 +4,7 @@ a class of one's own with the same three methods.
 Its special tokens are names in tokenizer_config.json, beside tokenizer.json, as transformers' AutoTokenizer reads them.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -34,11 +35,16 @@ class TokenizerChoice:
     """
 
     def __init__(self, kind: str = "bpe", path: str | None = None, end_of_text: str | None = None) -> None:
-        if kind not in KINDS:
-            raise UserError(f"data.tokenizer.kind={kind} is none of {', '.join(KINDS)}.")
         self.kind = kind
+        self.path = path
         self.end_of_text = end_of_text
-        self.file = _given(path) if path is not None else None
+
+    @functools.cached_property
+    def file(self) -> Path | None:
+        """The tokenizer.json that is given. Raises UserError where there is none, and for a kind that there is not."""
+        if self.kind not in KINDS:
+            raise UserError(f"data.tokenizer.kind={self.kind} is none of {', '.join(KINDS)}.")
+        return None if self.path is None else _given(self.path)
 
     def __str__(self) -> str:
         return self.kind if self.file is None else self.file.as_posix()
@@ -70,7 +76,9 @@ class TokenizerChoice:
             missing = (
                 f" has no token {self.end_of_text!r}" if self.end_of_text else " does not say which token ends a text"
             )
-            raise UserError(f"{self.file}{missing}.", cure="Name one of its tokens: data.tokenizer.end_of_text=TOKEN.")
+            raise UserError(
+                f"{self.file}{missing}.", cure="Name one of its tokens: 'data.tokenizer.end_of_text=\"TOKEN\"'."
+            )
         return {role: found.get(role, end) if role != "eos" else end for role in ROLES}
 
 
