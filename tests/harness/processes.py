@@ -12,15 +12,17 @@ from places import PATIENCE, PROJECT
 
 
 class Process:
-    """`python train.py OVERRIDES`, started; its output goes to a file, for a pipe that nobody reads would block it."""
+    """`python train.py OVERRIDES`, or `python -m lm COMMAND OVERRIDES`, started; its output goes to a file, for a pipe
+    that nobody reads would block it."""
 
-    def __init__(self, folder: Path, overrides: list[str], **environment: str) -> None:
+    def __init__(self, folder: Path, overrides: list[str], *, command: str = "", **environment: str) -> None:
         clean = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
         clean |= {"PYTHONUTF8": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1", **environment}
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"output-{time.monotonic_ns()}.txt"
         with self.log.open("wb") as output:
-            words = [sys.executable, str(PROJECT / "train.py"), *overrides]
+            program = ["-m", "lm", command] if command else [str(PROJECT / "train.py")]
+            words = [sys.executable, *program, *overrides]
             self.popen = subprocess.Popen(words, cwd=folder, env=clean, stdout=output, stderr=subprocess.STDOUT)
 
     @property

@@ -1,14 +1,20 @@
-"""A source that takes its time, for tests that interrupt the preparation of data."""
+"""Sources of one's own, outside of the project's packages, for tests that interrupt the preparation of data."""
 
+import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lm.data import encode
 from lm.data.sources import Document, TextSource
 
 
 class SlowText(TextSource):
+    """Takes its time, once."""
+
     def __init__(self, reached: str, seconds: float = 30.0, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.reached = Path(reached)
@@ -20,3 +26,30 @@ class SlowText(TextSource):
                 self.reached.touch()
                 time.sleep(self.seconds)
             yield document
+
+
+class DeadlyText(TextSource):
+    """Text of which the later half is masked in part. Kills its process, as `kill -9` would, before the DIES_AT-th call
+    that makes something durable. Small batches, each journalled, make many such calls."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        encode.BATCH_BYTES, encode.SAVE_SECONDS = 4000, 0.0
+        self.left = int(os.environ.get("DIES_AT", "0"))
+        if self.left:
+            os.fsync = self.deadly(os.fsync)  # type: ignore[assignment]
+            Path.replace = self.deadly(Path.replace)  # type: ignore[method-assign]
+            Path.rename = self.deadly(Path.rename)  # type: ignore[method-assign]
+
+    def deadly(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments)
+
+        return called
+
+    def documents(self) -> Iterator[Document]:
+        for number, document in enumerate(super().documents()):
+            yield replace(document, loss_spans=((5, 50),)) if number >= 20 else document

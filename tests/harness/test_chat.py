@@ -67,8 +67,8 @@ def test_every_form_gives_the_same_messages(record: object) -> None:
 
 
 def test_the_learned_stretches_are_the_assistants_turns_with_their_end() -> None:
-    text, learned = rendered(CHAT)
-    assert [text[start:end] for start, end in learned] == ["Hello 😊<|im_end|>", "<|im_end|>"]
+    text, spans = rendered(CHAT)
+    assert [text[start:end] for start, end in spans] == ["Hello 😊<|im_end|>", "<|im_end|>"]
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n")
 
 

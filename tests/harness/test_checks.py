@@ -139,7 +139,8 @@ def test_check_setup_as_it_is_typed() -> None:
 
 def data(folder: Path, *overrides: str) -> list[CheckResult]:
     small = ("model=tiny", "model.config.vocab_size=300", "data=text", f"data.path='{folder}'", "data.val_fraction=0.4")
-    return list(check_data.findings([*small, "data.batch_size=1", *overrides]))
+    prepared = f"data.prepared='{folder.parent / 'prepared'}'"
+    return list(check_data.findings([*small, prepared, "data.batch_size=1", *overrides]))
 
 
 def texts(folder: Path, *contents: str) -> Path:
@@ -157,7 +158,7 @@ GOOD = [
 def test_good_text_has_no_complaint(tmp_path: Path) -> None:
     findings = data(texts(tmp_path / "good", *GOOD))
     assert {finding.level for finding in findings} == {"ok"}
-    assert {finding.check for finding in findings} == {"read", "split", "tokens", "lengths", "batches"}
+    assert {finding.check for finding in findings} == {"read", "split", "files", "tokens", "lengths", "batches"}
 
 
 def test_copies_and_damaged_documents_are_named(tmp_path: Path) -> None:
@@ -169,8 +170,25 @@ def test_copies_and_damaged_documents_are_named(tmp_path: Path) -> None:
 
 def test_empty_documents_are_named() -> None:
     documents = [Document(str(number), " \n" if number < 5 else str(number)) for number in range(9)]
-    assert "5 documents are empty: 0, 1, 2 and 2 more" in said(check_data.read(documents), "warning")
-    assert "no documents" in said(check_data.read([]), "failure")
+    texts = check_data.look(("train", document) for document in documents)
+    assert "5 documents are empty: 0, 1, 2 and 2 more" in said(check_data.read(texts), "warning")
+    assert "no documents" in said(check_data.read(check_data.look([])), "failure")
+
+
+def test_prepared_files_with_other_bytes_are_named_and_made_again(tmp_path: Path) -> None:
+    folder = texts(tmp_path / "good", *GOOD)
+    assert not said(data(folder), "warning")
+    file = next(tmp_path.glob("prepared/*/train.bin"))
+    whole = file.read_bytes()
+    file.write_bytes(bytes(len(whole)))
+    text = said(data(folder), "warning")
+    assert "was damaged: train.bin does not have the checksum" in text and "prepared again" in text
+    assert file.read_bytes() == whole and not said(data(folder), "warning")
+
+
+def test_training_on_everything_is_not_a_complaint(tmp_path: Path) -> None:
+    findings = data(texts(tmp_path / "good", *GOOD), "data.val_fraction=0")
+    assert {finding.level for finding in findings} == {"ok"}
 
 
 def test_validation_text_that_is_also_trained_on_is_named(tmp_path: Path) -> None:
@@ -209,9 +227,15 @@ def test_text_in_another_encoding_is_a_failure_with_its_file(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_check_data_as_it_is_typed() -> None:
+def test_check_data_as_it_is_typed(tmp_path: Path) -> None:
     done = tool(
-        "check_data.py", "data=chat", f"data.path='{SHIPPED}'", "data.val_fraction=0.2", "data.packing=false", "--json"
+        "check_data.py",
+        "data=chat",
+        f"data.path='{SHIPPED}'",
+        "data.val_fraction=0.2",
+        "data.packing=false",
+        f"data.prepared='{tmp_path}'",
+        "--json",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["failure"] == 0

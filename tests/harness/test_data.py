@@ -1,3 +1,17 @@
+import errno
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,14 +19,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import DictConfig
+from places import PROJECT
 
+from conftest import SMALL
 from harness.errors import UserError
 from lm.batch import NO_LABEL
+from lm.data import encode as encoding
 from lm.data import prepare as preparation
 from lm.data.datamodule import collate
-from lm.data.prepare import Prepared, Recipe, prepare
+from lm.data.prepare import Prepared, Recipe, prepare, prepare_data
 from lm.data.sources import Document, StdlibSource, TextSource, blocks
-from lm.data.split import held_out, limited
+from lm.data.split import as_limit, chosen, held_out
+from lm.data.survey import Sample
 from lm.data.tokenizer import train_tokenizer
 from lm.data.windows import Windows
 
@@ -34,7 +53,7 @@ def test_a_text_can_be_a_file_a_folder_or_a_glob(corpus: Path) -> None:
 
 @given(st.lists(st.text("ab \n", max_size=3000), max_size=9).map("\n\n".join))
 def test_blocks_lose_nothing_but_trailing_blank(text: str) -> None:
-    assert "".join(blocks(text)).rstrip() == text.rstrip()
+    assert "".join(blocks(io.StringIO(text))).rstrip() == text.rstrip()
 
 
 def test_no_text_is_a_sentence(tmp_path: Path) -> None:
@@ -93,11 +112,36 @@ def test_the_split_has_about_the_fraction_asked_for() -> None:
     assert 900 < sum(sides) < 1100  # 1000, standard deviation 28
 
 
-def test_a_limit_is_a_number_or_a_share_and_a_larger_share_contains_a_smaller() -> None:
-    documents = [Document("", str(number)) for number in range(1000)]
-    assert len(list(limited(documents, 7))) == 7
-    tenth, half = list(limited(documents, 0.1)), list(limited(documents, 0.5))
+def used(count: int, limit: int | float | None, val_fraction: float = 0.04) -> list[tuple[str, Document]]:
+    return list(chosen((Document("", str(number)) for number in range(count)), 0, val_fraction, limit))
+
+
+def test_a_share_of_the_documents_contains_a_smaller_share() -> None:
+    tenth, half = used(1000, 0.1), used(1000, 0.5)
     assert 60 < len(tenth) < 140 and set(tenth) < set(half)
+    assert used(1000, 1.0) == used(1000, None)
+
+
+def test_a_number_of_documents_has_validation_text_and_one_document_is_one() -> None:
+    assert Counter(split for split, _ in used(1000, 10)) == {"train": 9, "val": 1}
+    assert Counter(split for split, _ in used(1000, 100)) == {"train": 96, "val": 4}
+    assert Counter(split for split, _ in used(1000, 10, val_fraction=0)) == {"train": 10}
+    assert [split for split, _ in used(1000, 1)] == ["train"]
+    assert set(used(1000, 10)) < set(used(1000, 50))
+
+
+def test_a_number_of_documents_reads_no_more_than_it_needs() -> None:
+    def endless() -> Iterator[Document]:
+        yield from (Document("", str(number)) for number in itertools.count())
+
+    assert len(list(chosen(endless(), 0, 0.2, 10))) == 10
+
+
+def test_whole_floats_above_one_are_numbers_and_others_are_refused() -> None:
+    assert [as_limit(value) for value in (None, 1, 1.0, 0.5, 1e3)] == [None, 1, 1.0, 0.5, 1000]
+    assert isinstance(as_limit(1), int) and isinstance(as_limit(1.0), float)
+    with pytest.raises(UserError, match="data.limit=2.5 is neither"):
+        as_limit(2.5)
 
 
 def test_tokens_decode_to_the_text(prepared: Prepared, corpus: Path) -> None:
@@ -114,7 +158,7 @@ def test_tokens_decode_to_the_text(prepared: Prepared, corpus: Path) -> None:
 def test_a_second_start_prepares_nothing(
     prepared: Prepared, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparation, "_write", lambda *_: pytest.fail("prepared again"))
+    monkeypatch.setattr(preparation, "_make", lambda *_: pytest.fail("prepared again"))
     assert prepare(TextSource(str(corpus)), RECIPE, tmp_path).folder == prepared.folder
 
 
@@ -130,20 +174,179 @@ def test_changed_content_and_changed_recipes_are_prepared_anew(corpus: Path, tmp
     assert len({first.folder, second.folder, third.folder}) == 3
 
 
-def test_a_failed_preparation_leaves_nothing(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> int:
-        raise OSError("disk full")
+def test_a_failed_preparation_is_gone_on_with(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = files(prepare(TextSource(str(corpus)), RECIPE, tmp_path / "straight"))
 
-    monkeypatch.setattr(preparation, "_encode", fail)
-    with pytest.raises(OSError, match="disk full"):
+    def fail(*_: object) -> None:
+        raise OSError("disk broken")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="disk broken"):
+        patched.setattr(encoding.SplitWriter, "sync", fail)
+        prepare(TextSource(str(corpus)), RECIPE, tmp_path / "p")
+    monkeypatch.setattr(preparation, "survey", lambda *_: pytest.fail("began again"))
+    assert files(prepare(TextSource(str(corpus)), RECIPE, tmp_path / "p")) == straight
+    assert [path.name for path in (tmp_path / "p").iterdir()] == [next((tmp_path / "straight").iterdir()).name]
+
+
+def test_a_full_disk_is_a_sentence(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(encoding.SplitWriter, "sync", full)
+    with pytest.raises(UserError, match=r"No space left.*data\.prepared=FOLDER"):
         prepare(TextSource(str(corpus)), RECIPE, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_that_cannot_be_read_leaves_nothing_half_made(tmp_path: Path) -> None:
+    folder = texts(tmp_path / "text", *(f"text {number}" for number in range(20)))
+    (folder / "z.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match="not UTF-8"):
+        prepare(TextSource(str(folder)), RECIPE, tmp_path / "p")
+    assert not [path for path in (tmp_path / "p").iterdir() if path.is_dir()]
+
+
+DAMAGE = {
+    "a cut file": lambda folder: os.truncate(folder / "train.bin", 1000),
+    "an empty meta.json": lambda folder: (folder / "meta.json").write_text("", encoding="utf-8"),
+    "a meta.json that is a list": lambda folder: (folder / "meta.json").write_text("[1]", encoding="utf-8"),
+    "a deep meta.json": lambda folder: (folder / "meta.json").write_text("[" * 100_000, encoding="utf-8"),
+    "a missing file": lambda folder: (folder / "val.ends.bin").unlink(),
+    "a missing tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_data_are_said_and_prepared_again(
+    damage: str, prepared: Prepared, corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = files(prepared)
+    DAMAGE[damage](prepared.folder)
+    again = prepare(TextSource(str(corpus)), RECIPE, tmp_path)
+    assert files(again) == whole and again.damage
+    assert f"{prepared.folder.as_posix()} is damaged" in caplog.text
+
+
+def test_zeros_are_found_by_checksum(prepared: Prepared, corpus: Path, tmp_path: Path) -> None:
+    whole = files(prepared)
+    (prepared.folder / "train.bin").write_bytes(bytes(len(whole["train.bin"])))
+    again = prepare(TextSource(str(corpus)), RECIPE, tmp_path, sums=True)
+    assert files(again) == whole and "train.bin does not have the checksum" in again.damage
+
+
+def test_half_made_folders_that_nobody_goes_on_with_are_swept(corpus: Path, tmp_path: Path) -> None:
+    old, young = tmp_path / ".0123456789abcdef-7", tmp_path / ".fedcba9876543210"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "train.bin").touch()
+        for path in (folder / "train.bin", folder):
+            os.utime(path, (time.time() - 2 * 3600,) * 2)
+    prepare(TextSource(str(corpus)), RECIPE, tmp_path)
+    assert not old.exists() and young.exists()
+
+
+def test_two_processes_prepare_once(corpus: Path, tmp_path: Path, command: Callable[..., object]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        arguments = ("prepare", *SMALL, f"data.path={corpus}", f"data.prepared={tmp_path / 'p'}")
+        done = list(pool.map(lambda _: command(*arguments), range(2)))
+    assert [run.returncode for run in done] == [0, 0], done
+    assert sum("tokenizer (bpe) learns" in run.stderr for run in done) == 1
 
 
 def test_one_document_cannot_be_split(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("a single short text", encoding="utf-8")
-    with pytest.raises(UserError, match=r"None of the 1 documents falls to (val|train)"):
+    with pytest.raises(UserError, match=r"None of the 1 documents falls to (val|train)") as refused:
         prepare(TextSource(str(tmp_path)), RECIPE, tmp_path / "prepared")
+    assert "(0.1, say)" not in str(refused.value) and "data.val_fraction=0." in str(refused.value)
+
+
+def test_without_validation_everything_is_trained_on(corpus: Path, tmp_path: Path) -> None:
+    everything = prepare(TextSource(str(corpus)), replace(RECIPE, val_fraction=0.0), tmp_path)
+    assert (everything.meta["train"]["documents"], everything.meta["val"]["tokens"]) == (40, 0)
+
+
+def test_a_run_without_validation_has_no_loss_to_report(train: Callable[..., Path]) -> None:
+    folder = train("data.val_fraction=0", "trainer.max_steps=2")
+    assert (folder / "checkpoints" / "step-00000002").is_dir()
+    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["result"]["val_loss"] is None
+
+
+def test_validation_text_can_have_a_path_of_its_own(compose: Callable[..., DictConfig], tmp_path: Path) -> None:
+    folder = texts(tmp_path / "val", "held out by hand", "so is this")
+    made = prepare_data(compose(f"data.val_path='{folder}'"), 300)
+    assert (made.meta["train"]["documents"], made.meta["val"]["documents"]) == (40, 2)
+    text = made.tokenizer.decode(list(np.fromfile(made.tokens("val"), made.dtype)), skip_special_tokens=False)
+    assert text == "held out by hand<|endoftext|>so is this<|endoftext|>"
+    with pytest.raises(UserError, match="data=stdlib takes no path"):
+        prepare_data(compose("data=stdlib", f"data.val_path='{folder}'"), 300)
+
+
+def test_the_tokenizer_learns_from_documents_chosen_by_text_alone() -> None:
+    documents = [Document("", f"{number} " * (number % 7 + 1)) for number in range(500)]
+
+    def sampled(order: list[Document], budget: int) -> set[str]:
+        sample = Sample(budget)
+        for document in order:
+            sample.add(document)
+        return set(sample.texts())
+
+    assert list(Sample(10**6).texts()) == []
+    some = sampled(documents, 20_000)
+    assert some == sampled(documents[::-1], 20_000) and 30 < len(some) < 120
+    assert some < sampled(documents, 50_000)
+    everything = Sample(10**6)
+    for document in documents:
+        everything.add(document)
+    assert list(everything.texts()) == [document.text for document in documents]
+
+
+def test_one_file_without_blank_lines_becomes_documents(tmp_path: Path) -> None:
+    for name, text in (("lines", "one line after another\n" * 20_000), ("no ends", "x" * 1_000_000)):
+        file = tmp_path / f"{name}.txt"
+        file.write_text(text, encoding="utf-8")
+        documents = [document.text for document in TextSource(str(file)).documents()]
+        assert "".join(documents) == text
+        assert len(documents) > 3 and max(map(len, documents)) <= 300_000
+
+
+def test_a_large_file_of_a_folder_is_cut_and_a_small_one_is_not(tmp_path: Path) -> None:
+    folder = texts(tmp_path / "books", "a poem\n\n" * 2000, "word " * 1_000_000)
+    names = [document.name for document in TextSource(str(folder)).documents()]
+    assert names[:2] == ["0.txt", "1.txt#0"] and len(names) > 10
+
+
+def test_a_source_in_a_module_of_ones_own_needs_a_class_and_four_lines(tmp_path: Path) -> None:
+    """As devtools/README.md has it, in a copy of the project."""
+    page = (PROJECT / "devtools" / "README.md").read_text(encoding="utf-8")
+    code, yaml = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL)[-1] for kind in ("python", "yaml"))
+    assert len(yaml.splitlines()) == 4
+    project = tmp_path / "project"
+    for folder in ("conf", "lm", "harness"):
+        shutil.copytree(PROJECT / folder, project / folder)
+    (project / "my_sources.py").write_text(code, encoding="utf-8")
+    (project / "conf" / "data" / "poems.yaml").write_text(yaml, encoding="utf-8")
+    words = [sys.executable, "-m", "lm", "prepare", "data=poems", "model=tiny"]
+    done = subprocess.run(words, cwd=project, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert done.returncode == 0 and "documents" in done.stdout, done.stderr
+
+
+def test_help_of_prepare_imports_no_torch(tmp_path: Path) -> None:
+    code = "import atexit, runpy, sys; sys.argv = ['lm', 'prepare', '--help']\n"
+    code += "heavy = {'torch', 'transformers', 'tokenizers'}\n"
+    code += "atexit.register(lambda: print('heavy:', sorted(heavy & set(sys.modules))))\n"
+    code += "runpy.run_module('lm', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert "Prepare data alone" in done.stdout and "heavy: []" in done.stdout, done.stdout + done.stderr
+
+
+def texts(folder: Path, *contents: str) -> Path:
+    folder.mkdir()
+    for number, content in enumerate(contents):
+        (folder / f"{number}.txt").write_text(content, encoding="utf-8")
+    return folder
+
+
+def files(prepared: Prepared) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in prepared.folder.iterdir()}
 
 
 @given(tokens=st.integers(2, 200), context=st.integers(2, 20))

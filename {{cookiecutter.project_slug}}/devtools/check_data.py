@@ -8,8 +8,8 @@ import argparse
 import hashlib
 import re
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,6 @@ import numpy.typing as npt
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it works in a project that is not installed
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from devtools.findings import CheckResult, failure, ok, report, warning
@@ -27,9 +26,9 @@ from harness.config.check import check
 from harness.config.compose import compose, hydra_errors_as_user_errors
 from harness.errors import UserError
 from harness.run import environment
-from lm.data.prepare import Prepared, Recipe, prepare
-from lm.data.sources import Document, Source
-from lm.data.split import held_out, limited
+from lm.data.prepare import Prepared, Recipe, build_sources, documents, prepare_data
+from lm.data.sources import Document
+from lm.data.split import SPLITS
 
 if TYPE_CHECKING:  # torch is imported after the environment is set
     from lm.data.windows import Rows, Windows
@@ -41,6 +40,37 @@ LONG_LINE = 60  # characters: a line this long is hardly in two texts by chance
 LEAK = 0.1  # the share of validation text that may be in the training text, too
 
 
+@dataclass
+class Texts:
+    """What one pass over the documents tells of their text, kept as numbers and digests, which are small."""
+
+    lengths: list[int] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    long_lines: dict[str, list[bytes]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+
+
+def look(documents: Iterable[tuple[str, Document]]) -> Texts:
+    """Read all documents once."""
+    texts, seen = Texts(), set()
+    for split, document in documents:
+        texts.documents[split] += 1
+        texts.lengths.append(len(document.text))
+        texts.long_lines[split] += _long_lines(document.text)
+        digest = _digest(document.text)
+        for names, applies in (
+            (texts.empty, not document.text.strip()),
+            (texts.copies, digest in seen),
+            (texts.damaged, DAMAGE.search(document.text) is not None),
+        ):
+            if applies:
+                names.append(document.name)
+        seen.add(digest)
+    return texts
+
+
 def findings(overrides: Sequence[str]) -> Iterator[CheckResult]:
     """Yield what is found, stage by stage. What would stop a run ends it."""
     try:
@@ -48,43 +78,41 @@ def findings(overrides: Sequence[str]) -> Iterator[CheckResult]:
             cfg = compose(overrides)
             check(cfg)
             environment.apply(cfg.env)
-            source: Source = instantiate(cfg.data.source)
+            source, validation = build_sources(cfg.data)
             source.check()
-            documents = list(limited(source.documents(), cfg.data.limit))
-            yield from read(documents)
-            yield from split(documents, cfg)
-            yield from prepared(source, cfg)
+            recipe = Recipe(0, cfg.data.val_fraction, cfg.seed, cfg.data.limit)
+            texts = look(documents(source, validation, recipe))
+            yield from read(texts)
+            yield from split(texts)
+            yield from prepared(cfg)
     except UserError as error:
         yield failure("data", error.what, error.cure or "See the message.")
 
 
-def read(documents: list[Document]) -> Iterator[CheckResult]:
+def read(texts: Texts) -> Iterator[CheckResult]:
     """Stage 1: what the source yields."""
-    if not documents:
+    if not texts.lengths:
         yield failure("read", "The source has no documents.", "Name a file, a folder or a glob with data.path=PATH.")
         return
-    lengths = np.array([len(document.text) for document in documents])
-    yield ok("read", f"{len(documents):,} documents, {lengths.sum():,} characters; a document: {_percentiles(lengths)}")
-    if empty := [document.name for document in documents if not document.text.strip()]:
-        yield warning("read", f"{len(empty):,} documents are empty: {_some(empty)}", "Leave them out of data.path.")
-    seen: dict[bytes, str] = {}
-    twins = [d.name for d in documents if seen.setdefault(_digest(d.text), d.name) != d.name]
-    if twins:
+    lengths = np.array(texts.lengths)
+    yield ok("read", f"{len(lengths):,} documents, {lengths.sum():,} characters; a document: {_percentiles(lengths)}")
+    if texts.empty:
+        message = f"{len(texts.empty):,} documents are empty: {_some(texts.empty)}"
+        yield warning("read", message, "Leave them out of data.path.")
+    if texts.copies:
         cure = "Remove the copies: the model sees them more often than the rest."
-        yield warning("read", f"{len(twins):,} documents are copies of another: {_some(twins)}", cure)
-    if damaged := [document.name for document in documents if DAMAGE.search(document.text)]:
-        cure = "They were read in a wrong encoding once, or are no text. Look at them, and convert or leave them out."
-        yield warning("read", f"{len(damaged):,} documents have characters that no text means: {_some(damaged)}", cure)
+        yield warning("read", f"{len(texts.copies):,} documents are copies of another: {_some(texts.copies)}", cure)
+    if texts.damaged:
+        cure = "They were read in a wrong encoding once, or are not text. Look at them; convert them or leave them out."
+        message = f"{len(texts.damaged):,} documents have characters that no text means: {_some(texts.damaged)}"
+        yield warning("read", message, cure)
 
 
-def split(documents: list[Document], cfg: DictConfig) -> Iterator[CheckResult]:
+def split(texts: Texts) -> Iterator[CheckResult]:
     """Stage 2: training and validation text."""
-    val = [held_out(document, cfg.seed, cfg.data.val_fraction) for document in documents]
-    train_text = [document.text for document, out in zip(documents, val, strict=True) if not out]
-    val_text = [document.text for document, out in zip(documents, val, strict=True) if out]
-    yield ok("split", f"{len(train_text):,} documents for training, {len(val_text):,} for validation")
-    known = {line for text in train_text for line in _long_lines(text)}
-    lines = [line for text in val_text for line in _long_lines(text)]
+    train, val = texts.documents["train"], texts.documents["val"]
+    yield ok("split", f"{train:,} documents for training, {val:,} for validation")
+    known, lines = set(texts.long_lines["train"]), texts.long_lines["val"]
     share = sum(line in known for line in lines) / max(1, len(lines))
     message = f"{share:.1%} of {len(lines):,} long lines of the validation text are in the training text, too"
     if share > LEAK:
@@ -93,36 +121,40 @@ def split(documents: list[Document], cfg: DictConfig) -> Iterator[CheckResult]:
         yield ok("split", message)
 
 
-def prepared(source: Source, cfg: DictConfig) -> Iterator[CheckResult]:
-    """Stages 3 and 4: tokens and labels, and the rows that a batch is made of."""
+def prepared(cfg: DictConfig) -> Iterator[CheckResult]:
+    """Stages 3 and 4: the prepared files as a run would find them, tokens and labels, and the rows of a batch."""
     from lm.data.datamodule import windows
-    from lm.models.build import context_length, model_config
+    from lm.models.build import context_length, model_config, vocabulary_size
 
     config = model_config(cfg.model)
-    context = context_length(cfg.model, config)
-    recipe = Recipe(config.vocab_size, cfg.data.val_fraction, cfg.seed, cfg.data.limit)
-    with tempfile.TemporaryDirectory() as folder:
-        data = prepare(source, recipe, Path(folder))
-        for side in ("train", "val"):
-            yield from tokens(data, side, config.vocab_size)
-            yield from lengths(data, side, context, cfg)
-            yield from rows(windows(data, side, context, packing=cfg.data.packing), side, cfg)
+    context, vocabulary = context_length(cfg.model, config), vocabulary_size(cfg.model, config)
+    data = prepare_data(cfg, vocabulary, sums=True)
+    if data.damage:
+        message = f"{data.folder.as_posix()} was damaged: {data.damage}. It has been prepared again."
+        yield warning("files", message, "Look after the disk: train again what was trained on it since.")
+    else:
+        yield ok("files", f"{data.folder.as_posix()}: sizes and checksums are those that were written")
+    for split in SPLITS:
+        if data.meta[split]["tokens"]:
+            yield from tokens(data, split, vocabulary)
+            yield from lengths(data, split, context, cfg)
+            yield from rows(windows(data, split, context, packing=cfg.data.packing), split, cfg)
 
 
-def tokens(data: Prepared, side: str, vocabulary: int) -> Iterator[CheckResult]:
-    ids = np.fromfile(data.tokens(side), dtype=data.dtype)
+def tokens(data: Prepared, split: str, vocabulary: int) -> Iterator[CheckResult]:
+    ids = np.fromfile(data.tokens(split), dtype=data.dtype)
     highest = int(ids.max(initial=0))
     if highest >= vocabulary:
         cure = f"Set model.config.vocab_size={highest + 1} or more."
-        yield failure("tokens", f"{side}: token {highest} is outside of the model's vocabulary of {vocabulary}.", cure)
+        yield failure("tokens", f"{split}: token {highest} is outside of the model's vocabulary of {vocabulary}.", cure)
     else:
-        yield ok("tokens", f"{side}: {len(ids):,} tokens, which use {len(np.unique(ids)):,} of {vocabulary:,}")
+        yield ok("tokens", f"{split}: {len(ids):,} tokens, which use {len(np.unique(ids)):,} of {vocabulary:,}")
 
 
-def lengths(data: Prepared, side: str, context: int, cfg: DictConfig) -> Iterator[CheckResult]:
-    sizes = np.diff(np.fromfile(data.ends(side), dtype=np.int64), prepend=0)
+def lengths(data: Prepared, split: str, context: int, cfg: DictConfig) -> Iterator[CheckResult]:
+    sizes = np.diff(np.fromfile(data.ends(split), dtype=np.int64), prepend=0)
     cut = int((sizes > context).sum())
-    message = f"{side}: a document has {_percentiles(sizes)} tokens; the context is {context}"
+    message = f"{split}: a document has {_percentiles(sizes)} tokens; the context is {context}"
     if cut and not cfg.data.packing:
         lost = int((sizes - context).clip(min=0).sum()) / int(sizes.sum())
         cure = "Raise model.config.max_position_embeddings, or set data.packing=true."
@@ -131,16 +163,16 @@ def lengths(data: Prepared, side: str, context: int, cfg: DictConfig) -> Iterato
         yield ok("lengths", message)
 
 
-def rows(dataset: "Windows | Rows", side: str, cfg: DictConfig) -> Iterator[CheckResult]:
+def rows(dataset: "Windows | Rows", split: str, cfg: DictConfig) -> Iterator[CheckResult]:
     from lm.batch import NO_LABEL
 
-    if side == "train" and len(dataset) < cfg.data.batch_size:
+    if split == "train" and len(dataset) < cfg.data.batch_size:
         cure = "Use more text, or lower data.batch_size."
-        yield failure("batches", f"{side}: {len(dataset)} rows do not fill a batch of {cfg.data.batch_size}.", cure)
+        yield failure("batches", f"{split}: {len(dataset)} rows do not fill a batch of {cfg.data.batch_size}.", cure)
         return
     labels = [int((dataset[index]["labels"][1:] != NO_LABEL).sum()) for index in range(len(dataset))]
     without = sum(count == 0 for count in labels)
-    message = f"{side}: {len(labels):,} rows, with {_percentiles(np.array(labels))} labels"
+    message = f"{split}: {len(labels):,} rows, with {_percentiles(np.array(labels))} labels"
     if without == len(labels):
         yield failure("batches", f"{message}: nothing can be learned.", "See the rows with +debug=data.")
     elif without:

@@ -7,6 +7,7 @@ TRAIN = {"train": "lm.fit:train"}  # what a command trains a config with
 COMMANDS = [
     Command("report", "harness.report.command", "what happened in a run, or in several: in the terminal and as a page"),
     Command("replay", "harness.replay.command", "why a step was skipped: which module, data or precision", TRAIN),
+    Command("prepare", "lm.data.command", "prepare data alone: tokenizer and tokens, in the folder of data.prepared"),
     Command("verify-resume", "harness.verify_resume", "prove that resuming is exact with your own config", TRAIN),
 ]
 

@@ -17,6 +17,7 @@ from harness.hardware import Picks, pick, world_size
 from harness.run.folder import Run
 from harness.trainer import attempt, fit, total_steps
 from lm.batch import TokenBatch
+from lm.data.prepare import validation_source
 from lm.data.show import show
 from lm.models.attention import pick_attention
 from lm.models.build import build_model, context_length, count_parameters, model_config, vocabulary_size
@@ -26,7 +27,7 @@ from lm.summary import print_summary
 log = logging.getLogger(__name__)
 
 # Keys of conf/data/ that others read; all others are arguments of the data module.
-NOT_ARGUMENTS = {"name", "path", "prompt"}
+NOT_ARGUMENTS = {"name", "path", "val_path", "column", "on_bad", "prompt"}
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -55,7 +56,10 @@ def train(cfg: DictConfig) -> float | None:
 def build_data(cfg: DictConfig, config: PretrainedConfig | None) -> Any:
     """Build the data module and tell it what is known by now."""
     values: Any = OmegaConf.to_container(cfg.data, resolve=True)  # while ${data.path} can be looked up
-    data = instantiate({key: value for key, value in values.items() if key not in NOT_ARGUMENTS}, _convert_="all")
+    arguments = {key: value for key, value in values.items() if key not in NOT_ARGUMENTS}
+    if (validation := validation_source(cfg.data)) is not None:
+        arguments["validation"] = validation
+    data = instantiate(arguments, _convert_="all")
     context = context_length(cfg.model, config)
     vocabulary = vocabulary_size(cfg.model, config)
     data.connect(vocab_size=vocabulary, context=context, seed=cfg.seed)

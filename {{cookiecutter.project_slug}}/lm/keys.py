@@ -49,12 +49,18 @@ class Model(Section):
 
 
 class Data(Section):
-    kept: ClassVar[frozenset[str]] = frozenset({"name", "path", "prompt"})
+    kept: ClassVar[frozenset[str]] = frozenset({"name", "path", "val_path", "column", "on_bad", "prompt"})
     name: Text = key("the second part of the run's name")
     source: dict[Any, Any] = extra("where documents come from: a class with `check`, `fingerprint` and `documents`")
     path: Text | None = extra("a file, a folder or a glob of UTF-8 text")
-    limit: Above0 | None = extra("use a fraction (at most 1.0) or a number of the documents; null for all")
-    val_fraction: Annotated[Above0, Le(0.5)] = extra("the share of the documents held out for validation")
+    column: Text | None = extra("the column of a table that holds the text")
+    on_bad: Literal["error", "skip"] = extra("a row without text stops the preparation, or is left out")
+    limit: Above0 | None = extra("use a share (0.1, 1.0) or a number (1, 100) of the documents; null for all")
+    val_fraction: Annotated[Share, Le(0.5)] = extra("the share of the documents held out for validation; 0 for none")
+    val_path: Text | None = extra("validation text of its own: a path as `path`; then nothing is held out")
+    tokenizer: dict[Any, Any] = extra(
+        "the tokenizer: a `kind` (bpe, bytes, characters) trained, or a `path` taken as it is"
+    )
     batch_size: Positive = key("the sequences per micro-batch and device")
     num_workers: Count = extra("the number of loader processes; 0 loads in the training process")
     prompt: str = key("what samples and generate.py continue; an empty one begins a document")

@@ -1,7 +1,11 @@
-"""`kill -9` while the data are prepared: the next start prepares them whole, and they are the same."""
+"""`kill -9` while the data are prepared: the next start goes on with them, and they are the same."""
 
+import itertools
+import random
 import signal
+import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,3 +31,42 @@ def test_a_kill_while_data_are_prepared_leaves_no_trace(small, tmp_path) -> None
     straight = Process(tmp_path, [*base, "run.name=straight", f"data.prepared={tmp_path / 'straight'}"])
     assert straight.ended() == 0, straight.output
     assert prepared(tmp_path / "prepared") == prepared(tmp_path / "straight")
+
+
+def test_killed_at_every_durable_step_in_turn_it_gives_the_same_files(corpus, command, tmp_path) -> None:
+    source = ("data.source._target_=slow_source.DeadlyText", f"data.path={corpus}", "data.val_fraction=0.2")
+    base = ("prepare", "model=tiny", "model.config.vocab_size=300", "data=text", *source)
+    gone_on = 0
+    for attempt in itertools.count(1):
+        done = command(*base, f"data.prepared={tmp_path / 'killed'}", DIES_AT=str(attempt))
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        gone_on += "Going on after" in done.stderr
+    assert attempt > 10 and gone_on > 5, "it was killed too seldom to show anything"
+    straight = command(*base, f"data.prepared={tmp_path / 'straight'}")
+    assert straight.returncode == 0, straight.stderr
+    assert prepared(tmp_path / "killed") == prepared(tmp_path / "straight") != {}
+    assert "train.loss_mask.bin" in prepared(tmp_path / "killed")
+    left = [path for path in (tmp_path / "killed").iterdir() if path.is_dir()]
+    assert [path.name for path in left] == [done.stdout.splitlines()[0].rpartition("/")[2]]
+
+
+def test_killed_at_any_time_a_larger_preparation_gives_the_same_files(tmp_path) -> None:
+    text = tmp_path / "text.txt"
+    draw = random.Random(0)
+    words = ["".join(draw.choices("etaoinsh", k=draw.randint(2, 9))) for _ in range(3000)]
+    text.write_text("\n\n".join(" ".join(draw.choices(words, k=300)) for _ in range(4000)), encoding="utf-8")  # 7 MB
+    base = ["model=tiny", "data=text", f"data.path={text}", "data.val_fraction=0.1"]
+
+    def start(name: str) -> Process:
+        return Process(tmp_path, [*base, f"data.prepared={tmp_path / name}"], command="prepare")
+
+    for _ in range(6):
+        process = start("killed")
+        with suppress(subprocess.TimeoutExpired):
+            process.popen.wait(draw.uniform(1.5, 6.0))
+        process.kill()
+    last, straight = start("killed"), start("straight")
+    assert (last.ended(), straight.ended()) == (0, 0), last.output + straight.output
+    assert prepared(tmp_path / "killed") == prepared(tmp_path / "straight") != {}

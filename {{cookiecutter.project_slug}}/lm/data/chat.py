@@ -3,18 +3,20 @@
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}      OpenAI's form
     {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}          ShareGPT's form
 
-chat_template.jinja, beside this file, turns messages into text; what it has inside `generation` is what is learned.
+chat_template.jinja, beside this file, turns messages into text; the loss counts what it has inside `generation`.
 Whoever talks to the model later needs the same one.
 """
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from lm.data.sources import Document, TextSource
+from lm.data import files as on_disk
+from lm.data.sources import Document, FileSource, TextSource
 
 Messages = list[dict[str, str]]
 
@@ -40,7 +42,19 @@ class ChatSource(TextSource):
             )
         super().__init__(path)
         if Path(path).expanduser().is_dir():
-            self.files = [file for file in self.files if file.suffix == ".jsonl"]
+            self.files = self.found = [file for file in self.files if file.suffix == ".jsonl"]
+
+    @property
+    def chat_template(self) -> str:
+        return TEMPLATE.read_text(encoding="utf-8")
+
+    def check(self) -> None:
+        if not self.files:
+            raise UserError(
+                f"There is no .jsonl file at data.path={self.path} (looked from {Path.cwd()}).",
+                cure="Name a .jsonl file, a folder or a glob. One file ships: devtools/chat.jsonl.",
+            )
+        FileSource.check(self)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(super().fingerprint().encode() + TEMPLATE.read_bytes()).hexdigest()
@@ -48,24 +62,25 @@ class ChatSource(TextSource):
     def documents(self) -> Iterator[Document]:
         for file in self.files:
             for number, messages in conversations(file):
-                text, learned = rendered(messages)
-                yield Document(f"{self._name(file)}:{number}", text, learned)
+                text, spans = rendered(messages)
+                yield Document(f"{self._name(file)}:{number}", text, spans)
 
 
 def conversations(file: Path) -> Iterator[tuple[int, Messages]]:
-    """Yield each conversation of a file with its line number. Raises UserError, naming the line, for what is none."""
-    with file.open(encoding="utf-8-sig") as lines:
-        try:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, normalized(json.loads(line))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
-        except ValueError as error:  # JSONDecodeError is one
-            raise UserError(
-                f"{file}:{number} is no conversation: {error}.",
-                cure=f"Its forms are described in lm/data/{Path(__file__).name}.",
-            ) from error
+    """Yield each conversation of a file with its line number. Raises UserError with the line of what is none."""
+    with on_disk.reading(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                messages = normalized(json.loads(line))
+            except (ValueError, RecursionError) as error:  # JSONDecodeError is a ValueError
+                reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+                raise UserError(
+                    f"{file}:{number} is not a conversation: {reason}.",
+                    cure=f"The forms that are read are described in lm/data/{Path(__file__).name}.",
+                ) from error
+            yield number, messages
 
 
 def normalized(record: Any) -> Messages:
@@ -90,17 +105,21 @@ def rendered(messages: Messages) -> tuple[str, tuple[tuple[int, int], ...]]:
 
 def _message(item: Any) -> dict[str, str]:
     if not isinstance(item, dict):
-        raise ValueError(f"{item!r} is not a message")
+        raise ValueError(f"{reprlib.repr(item)} is not a message")
     role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
-    if role not in ROLES:
-        raise ValueError(f"the role {role!r} is none of {', '.join(ROLES)}")
+    if not isinstance(role, str) or role not in ROLES:
+        raise ValueError(f"the role {reprlib.repr(role)} is none of {', '.join(ROLES)}")
     return {"role": ROLES[role], "content": _text(content)}
 
 
 def _text(content: Any) -> str:
     """Return a message's text: a string, or OpenAI's list of parts, of which only text can be learned here."""
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        return "".join(str(part["text"]) for part in content)
+        content = "".join(str(part.get("text", "")) for part in content)
     if not isinstance(content, str):
-        raise ValueError(f"the content {content!r} is not text")
+        raise ValueError(f"the content {reprlib.repr(content)} is not text")
+    try:
+        content.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("it has half of a character (a lone surrogate)") from None
     return content

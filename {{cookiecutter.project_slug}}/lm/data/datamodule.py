@@ -14,15 +14,15 @@ from harness.errors import UserError
 from lm.batch import NO_LABEL
 from lm.data.prepare import Prepared, Recipe, prepare
 from lm.data.sources import Source
-from lm.data.tokenizer import END_OF_TEXT
+from lm.data.tokenizer import TokenizerChoice
 from lm.data.windows import Rows, Windows
 
 
 class LmData(ExactData):
     """Batches as lm/batch.py describes them, (B, T), from a source of documents.
 
-    packing: documents follow one another in a window; else a row for each, cut or padded. limit, val_fraction: see
-    prepare.py. prepared: the folder of prepared folders.
+    packing: documents follow one another in a window; else a row for each, cut or padded. limit, val_fraction,
+    validation, tokenizer: see prepare.py. prepared: the folder of prepared folders.
     """
 
     prepared: Prepared
@@ -35,8 +35,10 @@ class LmData(ExactData):
         batch_size: int,
         num_workers: int = 0,
         packing: bool = True,
-        limit: float | None = None,
+        limit: int | float | None = None,
         val_fraction: float = 0.05,
+        validation: Source | None = None,
+        tokenizer: TokenizerChoice | None = None,
         prepared: str = "prepared",
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers)
@@ -44,13 +46,16 @@ class LmData(ExactData):
         self.packing = packing
         self.limit = limit
         self.val_fraction = val_fraction
+        self.validation = validation
+        self.choice = tokenizer
         self.folder = Path(prepared)
 
     def connect(self, *, vocab_size: int, context: int, seed: int, **_: Any) -> None:  # type: ignore[override]
         """Prepare the data, or find them prepared, and refuse what is too little for one batch."""
         self.seed = seed
         recipe = Recipe(vocab_size, self.val_fraction, seed, self.limit)
-        self.open(prepare(self.source, recipe, self.folder), context)
+        how = {"choice": self.choice, "validation": self.validation}
+        self.open(prepare(self.source, recipe, self.folder, **how), context)  # type: ignore[arg-type]
         if len(cast(Sized, self.train_set)) < self.batch_size:
             raise UserError(
                 f"The training text has {self.prepared.meta['train']['tokens']:,} tokens, "
@@ -62,13 +67,18 @@ class LmData(ExactData):
         """See a prepared folder as windows of `context` tokens."""
         self.prepared, self.tokenizer, self.context = prepared, prepared.tokenizer, context
         self.train_set = windows(prepared, "train", context, packing=self.packing)
-        self.val_set = windows(prepared, "val", context, packing=self.packing)
+        held_out = prepared.meta["val"]["tokens"] > 0
+        self.val_set = windows(prepared, "val", context, packing=self.packing) if held_out else None
 
     @property
     def special_ids(self) -> dict[str, int | None]:
         """The ids that a model's config wants to know, as this tokenizer has them."""
-        end = self.tokenizer.token_to_id(END_OF_TEXT)
-        return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
+        return self.prepared.special_ids
+
+    @property
+    def tokenizer_files(self) -> dict[str, str]:
+        """The files, by name, with which AutoTokenizer.from_pretrained loads a folder."""
+        return self.prepared.tokenizer_files
 
     @property
     def described(self) -> dict[str, Any]:
@@ -84,10 +94,10 @@ def windows(prepared: Prepared, split: str, context: int, *, packing: bool = Tru
 
     Training drops the last tokens that fill no window; validation pads and keeps them.
     """
-    file, loss_mask = prepared.tokens(split), prepared.learned(split)
+    file, loss_mask = prepared.tokens(split), prepared.loss_mask(split)
     if packing:
-        return Windows(file, prepared.dtype, context, learned=loss_mask, keep_last=split == "val")
-    return Rows(file, prepared.dtype, context, prepared.ends(split), learned=loss_mask)
+        return Windows(file, prepared.dtype, context, loss_mask=loss_mask, keep_last=split == "val")
+    return Rows(file, prepared.dtype, context, prepared.ends(split), loss_mask=loss_mask)
 
 
 def collate(rows: list[dict[str, Tensor]], batch_size: int) -> Batch:

@@ -1,59 +1,64 @@
-"""From a source to files that training maps into memory: a tokenizer and the tokens of each side of the split.
+"""From a source to files that training maps into memory: a tokenizer and the tokens of each split.
 
-    prepared/<fingerprint>/tokenizer.json  meta.json  and for train and val:
-        train.bin           tokens
-        train.ends.bin      where each document ends, in tokens, as int64
-        train.learned.bin   a byte for each token: does the loss count it? Only where it does not count all of them
+    prepared/<fingerprint>/tokenizer.json  tokenizer_config.json  meta.json  and for train and val:
+        train.bin            tokens
+        train.ends.bin       where each document ends, in tokens, as int64
+        train.loss_mask.bin  a byte for each token: does the loss count it? Only where it does not count all of them
 
 The fingerprint covers the content, the split and the tokenizer, so a folder never goes stale and a second start finds
-it.
-It is written beside its place and renamed last: a folder that exists is whole.
+it. The text is read twice as a stream, first for the split's sizes and the tokenizer, then for the tokens; what is in
+memory does not grow with it. `harness.run.artifact` says what happens to a folder that is half made or damaged.
 """
 
+import errno
+import functools
 import hashlib
 import json
 import logging
-import os
-import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich.progress import track
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer
 
 from harness.errors import UserError
+from harness.run import artifact
+from lm.data.encode import Journal, encode
 from lm.data.sources import Document, Source
-from lm.data.split import held_out, limited
-from lm.data.tokenizer import END_OF_TEXT, train_tokenizer
+from lm.data.split import as_limit, chosen
+from lm.data.survey import Sample, survey
+from lm.data.tokenizer import TokenizerChoice, special_ids, special_tokens, tokenizer_config
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
-BATCH = 256  # documents encoded at a time, on all cores
+FORMAT = 4
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides what the prepared files hold, besides the content itself."""
+    """All that decides what the prepared files hold, besides content and tokenizer. `limit` is as `split.chosen` says;
+    `val_fraction` 0 holds nothing out."""
 
     vocab_size: int
     val_fraction: float
     seed: int
-    limit: float | None = None
+    limit: int | float | None = None
     format: int = FORMAT
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared folder. `meta` counts documents, tokens and bytes of each side."""
+    """A prepared folder. `meta` counts documents, tokens and bytes of each split; `damage` says what was wrong with the
+    folder that this one has just replaced."""
 
     folder: Path
     meta: dict[str, Any]
+    damage: str = ""
 
     @property
     def dtype(self) -> str:
@@ -63,136 +68,177 @@ class Prepared:
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
 
-    def tokens(self, side: str) -> Path:
+    @property
+    def special_ids(self) -> dict[str, int | None]:
+        """What a model's config has to know of the tokenizer: eos_token_id, bos_token_id, pad_token_id."""
+        return special_ids(self.tokenizer, self.folder)
+
+    @property
+    def special_names(self) -> dict[str, str]:
+        """The same as texts, by `eos`, `bos` and `pad`."""
+        return special_tokens(self.folder)
+
+    @property
+    def tokenizer_files(self) -> dict[str, str]:
+        """The files, by name, with which AutoTokenizer.from_pretrained loads a folder."""
+        names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+        found = [self.folder / name for name in names]
+        return {file.name: file.read_text(encoding="utf-8") for file in found if file.is_file()}
+
+    def tokens(self, split: str) -> Path:
         """Return the file of `train` or `val` tokens."""
-        return self.folder / f"{side}.bin"
+        return self.folder / f"{split}.bin"
 
-    def ends(self, side: str) -> Path:
+    def ends(self, split: str) -> Path:
         """Return the file that says where each document ends."""
-        return self.folder / f"{side}.ends.bin"
+        return self.folder / f"{split}.ends.bin"
 
-    def learned(self, side: str) -> Path | None:
+    def loss_mask(self, split: str) -> Path | None:
         """Return the file that says which tokens the loss counts, None where it counts all."""
-        file = self.folder / f"{side}.learned.bin"
+        file = self.folder / f"{split}.loss_mask.bin"
         return file if file.is_file() else None
 
 
-def prepare(source: Source, recipe: Recipe, root: Path) -> Prepared:
-    """Return the prepared folder for a source, made now unless it is there. Raises UserError when a side has no
-    document."""
-    key = hashlib.sha256(json.dumps([source.fingerprint(), asdict(recipe)]).encode()).hexdigest()[:16]
-    folder = root / key
-    if not folder.is_dir():
-        beside = root / f".{key}-{os.getpid()}"
-        beside.mkdir(parents=True, exist_ok=True)
-        try:
-            _write(source, recipe, beside)
-            _appear(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    return Prepared(folder, json.loads((folder / "meta.json").read_text(encoding="utf-8")))
+def prepare_data(cfg: DictConfig, vocab_size: int, *, sums: bool = False) -> Prepared:
+    """Return the prepared data of a composed config for a model of `vocab_size`, as its data module would, without
+    torch. `sums` compares checksums, too."""
+    data = cfg.data
+    source, validation = build_sources(data)
+    choice = instantiate(data.tokenizer) if data.get("tokenizer") else None
+    recipe = Recipe(vocab_size, data.val_fraction, cfg.seed, data.limit)
+    return prepare(source, recipe, Path(data.prepared), choice=choice, validation=validation, sums=sums)
 
 
-def encode(tokenizer: Tokenizer, documents: list[Document], folder: Path) -> Prepared:
-    """Write all of `documents` to `folder` as validation text, encoded with a tokenizer that exists already."""
-    dtype = _dtype(tokenizer)
-    tokens = _encode(tokenizer, documents, folder, dtype, "val")
-    meta = {"documents": len(documents), "tokens": tokens, "bytes": _learned_bytes(documents)}
-    return Prepared(folder, {"dtype": dtype, "val": meta})
+def build_sources(data: DictConfig) -> tuple[Source, Source | None]:
+    """Return the source of a config's `data`, and that of its `val_path`."""
+    validation = validation_source(data)
+    return instantiate(data.source), None if validation is None else instantiate(validation)
 
 
-def _write(source: Source, recipe: Recipe, folder: Path) -> None:
-    documents = list(limited(source.documents(), recipe.limit))
-    sides = _split(documents, recipe)
-    texts = [document.text for document in sides["train"]]
-    log.info("Training a tokenizer of %d tokens on %d documents", recipe.vocab_size, len(texts))
-    special = getattr(source, "special_tokens", ())
-    show_progress = sys.stderr.isatty()
-    tokenizer = train_tokenizer(texts, recipe.vocab_size, len(texts), special=special, show_progress=show_progress)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    dtype = _dtype(tokenizer)
-    meta: dict[str, Any] = {"recipe": asdict(recipe), "dtype": dtype}
-    for side, chosen in sides.items():
-        tokens = _encode(tokenizer, chosen, folder, dtype, side)
-        meta[side] = {"documents": len(chosen), "tokens": tokens, "bytes": _learned_bytes(chosen)}
-    log.info(
-        "Prepared %s tokens for training and %s for validation",
-        f"{meta['train']['tokens']:,}",
-        f"{meta['val']['tokens']:,}",
-    )
-    (folder / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
+def validation_source(data: DictConfig) -> DictConfig | None:
+    """Return the config of the source for `data.val_path`: the same kind as that of training."""
+    if data.get("val_path") is None:
+        return None
+    if "path" not in data.source:
+        raise UserError(
+            f"data={data.name} takes no path, so it has no data.val_path either.",
+            cure="Hold out a share of the documents with data.val_fraction instead.",
+        )
+    return OmegaConf.merge(data.source, {"path": data.val_path})  # type: ignore[return-value]
 
 
-def _dtype(tokenizer: Tokenizer) -> str:
-    return "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
+def documents(source: Source, validation: Source | None, recipe: Recipe) -> Iterator[tuple[str, Document]]:
+    """Yield all documents in their order, each with its split. Validation text of its own leaves none to hold out."""
+    val_fraction = recipe.val_fraction if validation is None else 0.0
+    yield from chosen(source.documents(), recipe.seed, val_fraction, as_limit(recipe.limit))
+    if validation is not None:
+        yield from (("val", document) for document in validation.documents())
 
 
-def _learned_bytes(documents: list[Document]) -> int:
-    return sum(len(part.encode()) for document in documents for part, counts in document.parts() if counts)
-
-
-def _split(documents: list[Document], recipe: Recipe) -> dict[str, list[Document]]:
-    sides: dict[str, list[Document]] = {"train": [], "val": []}
-    for document in documents:
-        sides["val" if held_out(document, recipe.seed, recipe.val_fraction) else "train"].append(document)
-    for side, chosen in sides.items():
-        if not chosen:
-            raise UserError(
-                f"None of the {len(documents)} documents falls to {side} with data.val_fraction={recipe.val_fraction}.",
-                cure="Use more text, or raise data.val_fraction (0.1, say); another seed splits otherwise.",
-            )
-    return sides
-
-
-def _encode(tokenizer: Tokenizer, documents: list[Document], folder: Path, dtype: str, side: str) -> int:
-    """Write the files of one side and return the number of its tokens."""
-    kinds = {"bin": dtype, "ends.bin": "int64"}
-    if any(document.learned is not None for document in documents):
-        kinds["learned.bin"] = "bool"
-    count = 0
-    with ExitStack() as stack:
-        streams = {kind: stack.enter_context((folder / f"{side}.{kind}").open("wb")) for kind in kinds}
-        batches = list(_batches(documents, BATCH))
-        for batch in track(batches, description=f"Tokenizing {side}", disable=len(batches) < 2, transient=True):
-            for ids, learned in _encoded(tokenizer, batch):
-                count += len(ids)
-                values = {"bin": ids, "ends.bin": [count], "learned.bin": learned}
-                for kind, stream in streams.items():
-                    stream.write(np.array(values[kind], dtype=kinds[kind]).tobytes())
-        for stream in streams.values():
-            stream.flush()
-            os.fsync(stream.fileno())
-    return count
-
-
-def _encoded(tokenizer: Tokenizer, documents: list[Document]) -> Iterator[tuple[list[int], list[bool]]]:
-    """Yield the tokens of each document and which of them the loss counts.
-
-    Each part is encoded by itself, so that no token reaches across a border: an assistant's turn has the tokens that a
-    model would have to generate after the prompt before it.
-    """
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    assert end is not None  # the trainer was given it
-    encodings = iter(tokenizer.encode_batch([part for document in documents for part, _ in document.parts()]))
-    for document in documents:
-        ids: list[int] = []
-        learned: list[bool] = []
-        for _, counts in document.parts():
-            tokens = next(encodings).ids
-            ids += tokens
-            learned += [counts] * len(tokens)
-        yield [*ids, end], [*learned, document.learned is None]
-
-
-def _appear(beside: Path, folder: Path) -> None:
-    """Rename into place; where another process was first, its folder has the same content and wins."""
+def prepare(
+    source: Source,
+    recipe: Recipe,
+    root: Path,
+    *,
+    choice: TokenizerChoice | None = None,
+    validation: Source | None = None,
+    sums: bool = False,
+) -> Prepared:
+    """Return the prepared folder for a source, made now unless it is there. Validation text comes from `validation`
+    where that is given. Raises UserError when a split has no document."""
+    choice = choice or TokenizerChoice()
+    for each in (source, validation):
+        if each is not None:
+            each.check()
+    content: list[Any] = [source.fingerprint(), validation and validation.fingerprint(), choice.fingerprint()]
+    content += [_special(source), _template(source), asdict(recipe)]
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    make = functools.partial(_make, source, validation, recipe, choice)
     try:
-        beside.rename(folder)
-    except OSError:
-        if not folder.is_dir():
+        prepared = Prepared(root / key, *artifact.obtain(root, key, make, sums=sums))
+    except OSError as error:
+        if error.errno not in NO_ROOM:
             raise
+        cure = "Make room, or name another folder with data.prepared=FOLDER: the same command goes on where it was."
+        raise UserError(f"The data cannot be prepared in {root.as_posix()}: {error}.", cure=cure) from error
+    size = int(prepared.meta["vocab_size"])
+    if size > recipe.vocab_size:
+        raise UserError(
+            f"The tokenizer has {size:,} tokens, and the model only {recipe.vocab_size:,}.",
+            cure=f"Set model.config.vocab_size={size}.",
+        )
+    return prepared
 
 
-def _batches(items: list[Document], size: int) -> Iterator[list[Document]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def encode_only(tokenizer: Tokenizer, end: int, source: Source, folder: Path) -> Prepared:
+    """Write all documents of `source` to `folder` as validation text, encoded with a tokenizer that exists already."""
+    journal = Journal(getattr(source, "size", 0), tokenizer.get_vocab_size())
+    encode((("val", document) for document in source.documents()), tokenizer, end, folder, journal)
+    return Prepared(folder, {"dtype": journal.dtype, "val": journal.splits["val"].as_facts()})
+
+
+def _make(
+    source: Source, validation: Source | None, recipe: Recipe, choice: TokenizerChoice, folder: Path
+) -> dict[str, Any]:
+    """Write the files, going on with what an earlier attempt left in `folder`."""
+    text = functools.partial(documents, source, validation, recipe)
+    journal = Journal.load(folder)
+    if journal is None:
+        found = survey(text(), getattr(source, "size", None))
+        _refuse_empty(found.documents, recipe, by_path=validation is not None)
+        tokenizer = _write_tokenizer(found.sample, source, recipe, choice, folder)
+        journal = Journal(found.total, tokenizer.get_vocab_size())
+        journal.save(folder)
+    else:
+        log.info("Going on after %s documents that are prepared already.", f"{journal.documents:,}")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    end = special_ids(tokenizer, folder)["eos_token_id"]
+    assert end is not None  # `choice.names` has looked
+    encode(text(), tokenizer, end, folder, journal)
+    counts = {split: count.as_facts() for split, count in journal.splits.items()}
+    train, val = (f"{count['tokens']:,}" for count in counts.values())
+    log.info("Prepared %s tokens for training and %s for validation.", train, val)
+    return {"recipe": asdict(recipe), "dtype": journal.dtype, "vocab_size": journal.vocab_size, **counts}
+
+
+def _write_tokenizer(
+    sample: Sample, source: Source, recipe: Recipe, choice: TokenizerChoice, folder: Path
+) -> Tokenizer:
+    log.info("The tokenizer (%s) learns from %s documents", choice, f"{len(sample):,}")
+    special = _special(source)
+    show = sys.stderr.isatty()
+    tokenizer = choice.build(sample.texts(), recipe.vocab_size, len(sample), special=special, show=show)
+    config = tokenizer_config(choice.names(tokenizer), special)
+    for name, content in (("tokenizer_config.json", config), ("chat_template.jinja", _template(source))):
+        if content is not None:
+            artifact.write_durably(folder / name, content)
+    artifact.write_durably(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+    return tokenizer
+
+
+def _refuse_empty(documents: dict[str, int], recipe: Recipe, *, by_path: bool) -> None:
+    """Raise UserError for a split without a document that should have one."""
+    total = sum(documents.values())
+    if total == 0:
+        raise UserError("The source has no documents.", cure="Name a file, a folder or a glob with data.path=PATH.")
+    if by_path and not documents["val"]:
+        raise UserError("There are no documents at data.val_path.", cure="Name a file, a folder or a glob of text.")
+    one = isinstance(recipe.limit, int) and recipe.limit == 1  # of which nothing is held out
+    wants_val = recipe.val_fraction > 0 and not one and not by_path
+    split = "train" if not documents["train"] else "val" if wants_val and not documents["val"] else None
+    if split is None:
+        return
+    larger = "raise data.val_fraction (0.1, say), " if split == "val" and recipe.val_fraction < 0.1 else ""
+    raise UserError(
+        f"None of the {total:,} documents falls to {split} with data.val_fraction={recipe.val_fraction}.",
+        cure=f"Use more text, {larger}name validation text with data.val_path=PATH, or train on everything with "
+        "data.val_fraction=0. Another seed splits otherwise.",
+    )
+
+
+def _special(source: Source) -> list[str]:
+    return list(getattr(source, "special_tokens", ()))
+
+
+def _template(source: Source) -> str | None:
+    return getattr(source, "chat_template", None)

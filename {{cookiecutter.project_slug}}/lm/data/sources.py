@@ -1,24 +1,29 @@
 """Where text comes from. A source yields documents in a fixed order and knows a fingerprint of their content.
 
     source -> documents -> split -> tokens on disk -> windows -> batches
-              (here)       split.py prepare.py        windows.py order.py
+              (here)       split.py prepare.py        windows.py datamodule.py
 
-A source of one's own is a class with these three methods and a YAML file of four lines in conf/data/.
+A source of one's own is a class with these three methods, in a module of one's own, and a YAML file of four lines in
+conf/data/.
 """
 
-import glob
+import functools
 import hashlib
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from harness.errors import UserError
+from lm.data import files as on_disk
 
 # A single file is cut at blank lines into documents of about this many characters, so that it can be split and
-# shuffled.
+# shuffled. Where there are none, it is cut at a line end, and where there are none either, anywhere.
 BLOCK_CHARACTERS = 4096
+LINES, ANYWHERE = 8 * BLOCK_CHARACTERS, 64 * BLOCK_CHARACTERS
+# bytes: a larger file is cut like a single one, for a document is in memory as a whole, as text and as tokens
+LARGEST_DOCUMENT = 4 << 20
 # Not code that somebody wrote: other packages, tests full of generated data, and the character tables of encodings/,
 # an eighth of the text, which a small model learns before it learns any Python.
 NOT_LIBRARY = {
@@ -31,20 +36,20 @@ NOT_LIBRARY = {
 class Document:
     """A text that is split, shuffled and ended as one: a file, a block of one large file, or a conversation.
 
-    `learned` are the stretches (start, end) of the text that the loss counts, in order; None for all of it.
+    `loss_spans` are the stretches (start, end) of the text that the loss counts, in order; None for all of it.
     """
 
     name: str
     text: str
-    learned: tuple[tuple[int, int], ...] | None = None
+    loss_spans: tuple[tuple[int, int], ...] | None = None
 
     def parts(self) -> Iterator[tuple[str, bool]]:
         """Yield the text in parts, each with whether the loss counts it."""
-        if self.learned is None:
+        if self.loss_spans is None:
             yield self.text, True
             return
         position = 0
-        for start, end in (*self.learned, (len(self.text), len(self.text))):
+        for start, end in (*self.loss_spans, (len(self.text), len(self.text))):
             yield from (
                 (part, counts)
                 for part, counts in ((self.text[position:start], False), (self.text[start:end], True))
@@ -54,7 +59,8 @@ class Document:
 
 
 class Source(Protocol):
-    """What `data.source` builds. It may also have `special_tokens`: texts that are one token each."""
+    """What `data.source` builds. It may also have `special_tokens`, texts that are one token each; `chat_template`, for
+    the tokenizer; and `size`, about how many bytes it has."""
 
     def check(self) -> None:
         """Raise UserError, fast and without reading the content, when there is nothing to read."""
@@ -67,14 +73,18 @@ class Source(Protocol):
 
 
 class FileSource:
-    """Documents from UTF-8 files: each file one, or one large file in blocks."""
+    """Documents from UTF-8 files: each file one; a large one, or one that is alone, in blocks."""
 
     def __init__(self, root: Path, files: list[Path]) -> None:
         self.root = root
         self.files = files
 
+    @property
+    def size(self) -> int:
+        return sum(file.stat().st_size for file in self.files)
+
     def check(self) -> None:
-        if not any(file.stat().st_size for file in self.files):
+        if not self.size:
             raise UserError(
                 f"There is no text in {self.root}: {len(self.files)} file{'s' * (len(self.files) != 1)}, all empty.",
                 cure="Name a file, a folder or a glob with data.path=PATH, or try data=stdlib.",
@@ -90,11 +100,11 @@ class FileSource:
 
     def documents(self) -> Iterator[Document]:
         for file in self.files:
-            text = _read(file)
-            if len(self.files) == 1:
-                for number, block in enumerate(blocks(text)):
-                    yield Document(f"{self._name(file)}#{number}", block)
-            elif text.strip():
+            if len(self.files) == 1 or file.stat().st_size > LARGEST_DOCUMENT:
+                with on_disk.reading(file) as stream:
+                    for number, block in enumerate(blocks(stream)):
+                        yield Document(f"{self._name(file)}#{number}", block)
+            elif (text := _read(file)).strip():
                 yield Document(self._name(file), text)
 
     def _name(self, file: Path) -> str:
@@ -127,50 +137,49 @@ class TextSource(FileSource):
             raise UserError(
                 "data=text needs to know which text.", cure="Name a file, a folder or a glob: data=text data.path=PATH."
             )
-        given = Path(path).expanduser()
-        if given.is_dir():
-            super().__init__(
-                given, sorted(file for file in given.rglob("*") if _is_text(file.relative_to(given), file))
-            )
-        elif given.is_file():
-            super().__init__(given.parent, [given])
-        else:
-            super().__init__(
-                Path(glob.escape(str(given))).parent,
-                sorted(Path(file) for file in glob.glob(str(given), recursive=True) if Path(file).is_file()),  # noqa: PTH207 (absolute patterns)
-            )
         self.path = path
+        root, self.found = on_disk.find(path)
+        alone = len(self.found) == 1
+        super().__init__(root, [file for file in self.found if alone or on_disk.is_text(file)])
 
     def check(self) -> None:
-        if not self.files:
+        if not self.found:
             raise UserError(
                 f"There is no file at data.path={self.path} (looked from {Path.cwd()}).",
                 cure="Name a file, a folder or a glob of UTF-8 text, or try data=stdlib.",
             )
+        if group := on_disk.group_for(Path(self.path).expanduser(), self.found):
+            raise UserError(
+                f"What lies at data.path={self.path} is not plain text: data=text would train on its markup.",
+                cure=f"Type {group} data.path={self.path}, or name the text in it with a glob: "
+                f"data.path='{self.path}/**/*.txt'.",
+            )
+        if len(self.found) == 1 and not on_disk.is_text(self.found[0]):
+            raise on_disk.not_utf8(self.found[0])
+        if not self.files:
+            raise UserError(
+                f"None of the {len(self.found)} files at data.path={self.path} is text: they are binary.",
+                cure="Name a file, a folder or a glob of UTF-8 text.",
+            )
         super().check()
 
 
-def blocks(text: str) -> Iterator[str]:
-    """Cut a text at blank lines into blocks of at least BLOCK_CHARACTERS; nothing is lost and the last may be
-    shorter."""
+def blocks(stream: TextIO) -> Iterator[str]:
+    """Cut a text at blank lines into blocks of at least BLOCK_CHARACTERS; nothing is lost and the last may be shorter.
+
+    A block without a blank line ends at a line end beyond `LINES` characters, a line without an end at `ANYWHERE`.
+    """
     block: list[str] = []
     size = 0
-    for line in text.splitlines(keepends=True):
+    for line in iter(functools.partial(stream.readline, ANYWHERE), ""):
         block.append(line)
         size += len(line)
-        if size >= BLOCK_CHARACTERS and not line.strip():
+        blank, ends = not line.strip(), line.endswith("\n")
+        if (size >= BLOCK_CHARACTERS and blank) or (size >= LINES and ends) or size >= ANYWHERE:
             yield "".join(block)
             block, size = [], 0
-    if "".join(block).strip():
+    if any(line.strip() for line in block):
         yield "".join(block)
-
-
-def _is_text(relative: Path, file: Path) -> bool:
-    """Hidden files are skipped, and files with a zero byte in their first 4 kB, which UTF-8 text does not have."""
-    if any(part.startswith(".") for part in relative.parts) or not file.is_file():
-        return False
-    with file.open("rb") as stream:
-        return b"\0" not in stream.read(4096)
 
 
 def _read(file: Path) -> str:
@@ -179,7 +188,4 @@ def _read(file: Path) -> str:
     except UnicodeDecodeError as error:
         if file.suffix == ".py":  # a source file that declares another encoding; the standard library has a few
             return file.read_text(encoding="latin-1")
-        raise UserError(
-            f"{file} is not UTF-8 text: {error.reason} at byte {error.start}.",
-            cure=f"Convert it (python devtools/repair_log.py {file} OUT does), or leave it out of data.path.",
-        ) from error
+        raise on_disk.not_utf8(file) from error

@@ -1,10 +1,27 @@
-"""A byte-level BPE tokenizer of the model's vocabulary size, trained on the training documents."""
+"""The tokenizer of a run: trained on its training documents, or given. `data.tokenizer` builds a `TokenizerChoice`, or
+a class of one's own with the same three methods.
 
+Its special tokens are names in tokenizer_config.json, beside tokenizer.json, as transformers' AutoTokenizer reads them.
+"""
+
+import functools
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from harness.errors import UserError
+
 END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "<|unknown|>"
+# Ends of text that published tokenizers use, where no tokenizer_config.json says which.
+KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|im_end|>", "[EOS]", "[SEP]")
+ROLES = ("eos", "bos", "pad")
+# unigram is not among them: two trainings of `tokenizers` on one text differ. Train it once and give its file.
+KINDS = ("bpe", "bytes", "characters")
 
 # No merge crosses the border of a piece: a word with the space before it, one digit (as in Llama 1), punctuation, line
 # ends apart from the indentation after them (as in Llama 3). GPT-2's pattern joins those two; the bits per byte of
@@ -12,13 +29,82 @@ END_OF_TEXT = "<|endoftext|>"
 PIECE = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|[\r\n]+|\s+(?!\S)|\s+"
 
 
+class TokenizerChoice:
+    """`kind` is trained here: byte-level `bpe`, plain `bytes`, or the most frequent `characters`. `path` is a
+    tokenizer.json, or a folder with one, taken as it is; `end_of_text` is its token for that, where it cannot be told.
+    """
+
+    def __init__(self, kind: str = "bpe", path: str | None = None, end_of_text: str | None = None) -> None:
+        self.kind = kind
+        self.path = path
+        self.end_of_text = end_of_text
+
+    @functools.cached_property
+    def file(self) -> Path | None:
+        """The tokenizer.json that is given. Raises UserError where there is none, and for a kind that there is not."""
+        if self.kind not in KINDS:
+            raise UserError(f"data.tokenizer.kind={self.kind} is none of {', '.join(KINDS)}.")
+        return None if self.path is None else _given(self.path)
+
+    def __str__(self) -> str:
+        return self.kind if self.file is None else self.file.as_posix()
+
+    def fingerprint(self) -> str:
+        """Return what decides the tokenizer besides the text and the size of the vocabulary."""
+        if self.file is None:
+            return self.kind
+        names = json.dumps(special_tokens(self.file.parent))
+        return hashlib.sha256(self.file.read_bytes() + f"{names}{self.end_of_text}".encode()).hexdigest()
+
+    def build(
+        self, texts: Iterable[str], vocab_size: int, total: int, *, special: Sequence[str] = (), show: bool = False
+    ) -> Tokenizer:
+        """Return the tokenizer. `texts` are `total` documents; `special` are texts that are one token each."""
+        if self.file is None:
+            return train_tokenizer(texts, vocab_size, total, kind=self.kind, special=special, show_progress=show)
+        tokenizer = load_tokenizer(self.file)
+        tokenizer.add_special_tokens([token for token in special if tokenizer.token_to_id(token) is None])
+        return tokenizer
+
+    def names(self, tokenizer: Tokenizer) -> dict[str, str]:
+        """Return {"eos": …, "bos": …, "pad": …}: the tokens that end, begin and fill up. Raises UserError without an
+        end."""
+        found = special_tokens(self.file.parent) if self.file is not None else {}
+        ends = [self.end_of_text] if self.end_of_text else [found.get("eos", ""), *KNOWN_ENDS]
+        end = next((name for name in ends if name and tokenizer.token_to_id(name) is not None), None)
+        if end is None:
+            missing = (
+                f" has no token {self.end_of_text!r}" if self.end_of_text else " does not say which token ends a text"
+            )
+            raise UserError(
+                f"{self.file}{missing}.", cure="Name one of its tokens: 'data.tokenizer.end_of_text=\"TOKEN\"'."
+            )
+        return {role: found.get(role, end) if role != "eos" else end for role in ROLES}
+
+
 def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, total: int, *, special: Sequence[str] = (), show_progress: bool = False
+    texts: Iterable[str],
+    vocab_size: int,
+    total: int,
+    *,
+    kind: str = "bpe",
+    special: Sequence[str] = (),
+    show_progress: bool = False,
 ) -> Tokenizer:
     """Return a tokenizer of at most `vocab_size` tokens; small corpora may have fewer merges than that.
 
     Token 0 ends a text; `special` are the next ones, and never cut.
     """
+    first = [END_OF_TEXT, *special]
+    if kind == "characters":
+        tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+        tokenizer.decoder = decoders.Fuse()
+        most = trainers.WordLevelTrainer(
+            vocab_size=vocab_size, special_tokens=[*first, UNKNOWN], show_progress=show_progress
+        )
+        tokenizer.train_from_iterator(texts, most, length=total)
+        return tokenizer
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -27,11 +113,78 @@ def train_tokenizer(
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # so that any text can be encoded
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT, *special],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),  # so that any text can be encoded
+        vocab_size=vocab_size if kind == "bpe" else len(first) + len(alphabet),
+        special_tokens=first,
+        initial_alphabet=alphabet,
         show_progress=show_progress,
     )
-    tokenizer.train_from_iterator(texts, trainer, length=total)
+    tokenizer.train_from_iterator(texts if kind == "bpe" else (), trainer, length=total)
     return tokenizer
+
+
+def load_tokenizer(file: Path) -> Tokenizer:
+    """Return a tokenizer from its file, without the padding and cutting that some files ask for."""
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # `tokenizers` raises nothing narrower
+        raise UserError(f"{file} is not a tokenizer.json: {error}.") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def special_tokens(folder: Path) -> dict[str, str]:
+    """Return the names of `ROLES` that tokenizer_config.json or special_tokens_map.json in a folder gives."""
+    found: dict[str, str] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        try:
+            config = json.loads((folder / name).read_text(encoding="utf-8"))
+            entries = {role: config.get(f"{role}_token") for role in ROLES}
+        except (OSError, ValueError, AttributeError):
+            continue
+        texts = {role: entry.get("content") if isinstance(entry, dict) else entry for role, entry in entries.items()}
+        found |= {role: text for role, text in texts.items() if isinstance(text, str)}
+    return found
+
+
+def special_ids(tokenizer: Tokenizer, folder: Path) -> dict[str, int | None]:
+    """Return what a model's config has to know: `eos_token_id`, `bos_token_id`, `pad_token_id`.
+
+    A padding token that also ends texts is None: torch never trains the embedding of the token that it is told to pad
+    with.
+    """
+    ids = dict.fromkeys(("eos_token_id", "bos_token_id"), end_of_text(tokenizer))
+    ids |= {f"{role}_token_id": tokenizer.token_to_id(name) for role, name in special_tokens(folder).items()}
+    pad = ids.get("pad_token_id")
+    return {**ids, "pad_token_id": None if pad == ids["eos_token_id"] else pad}
+
+
+def end_of_text(tokenizer: Tokenizer, model: Any = None) -> int | None:
+    """Return the token that ends a text: what the model's config says or, without one, what the tokenizer has."""
+    known = getattr(getattr(model, "config", None), "eos_token_id", None)
+    if isinstance(known, int):
+        return known
+    ids = (tokenizer.token_to_id(name) for name in KNOWN_ENDS)
+    return next((number for number in ids if number is not None), None)
+
+
+def tokenizer_config(names: dict[str, str], special: Sequence[str]) -> str:
+    """Return the content of the tokenizer_config.json with which AutoTokenizer loads a folder."""
+    config: dict[str, Any] = {f"{role}_token": name for role, name in names.items()}
+    config |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    if special:
+        config["extra_special_tokens"] = list(special)
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+
+
+def _given(path: str) -> Path:
+    file = Path(path).expanduser()
+    file = file / "tokenizer.json" if file.is_dir() else file
+    if not file.is_file():
+        raise UserError(
+            f"There is no tokenizer at data.tokenizer.path={path} (looked for {file}).",
+            cure="Name a tokenizer.json or a folder that has one; null trains one on the text.",
+        )
+    return file

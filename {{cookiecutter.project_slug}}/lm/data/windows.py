@@ -11,20 +11,20 @@ from lm.batch import NO_LABEL
 
 
 class Tokens:
-    """The tokens of one side on disk. `learned` says which of them the loss counts; None for all."""
+    """The tokens of one split on disk. `loss_mask` says which of them the loss counts; None for all."""
 
-    def __init__(self, file: Path, dtype: str, learned: Path | None = None) -> None:
+    def __init__(self, file: Path, dtype: str, loss_mask: Path | None = None) -> None:
         self.file = file
         self.dtype = dtype
-        self.learned = learned
+        self.loss_mask = loss_mask
         self.size = file.stat().st_size // np.dtype(dtype).itemsize
 
     def row(self, start: int, end: int, context: int) -> dict[str, Tensor]:
         """Return tokens[start:end] as `input_ids` and `labels`, (T,) each; what is missing to T has no label."""
         ids = self._read(self.file, self.dtype, start, end)
         labels = ids
-        if self.learned is not None:
-            labels = torch.where(self._read(self.learned, "bool", start, end).bool(), ids, NO_LABEL)
+        if self.loss_mask is not None:
+            labels = torch.where(self._read(self.loss_mask, "bool", start, end).bool(), ids, NO_LABEL)
         missing = context - len(ids)
         return {
             "input_ids": torch.nn.functional.pad(ids, (0, missing), value=0),
@@ -46,9 +46,9 @@ class Windows(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(
-        self, file: Path, dtype: str, context: int, *, learned: Path | None = None, keep_last: bool = False
+        self, file: Path, dtype: str, context: int, *, loss_mask: Path | None = None, keep_last: bool = False
     ) -> None:
-        self.tokens = Tokens(file, dtype, learned)
+        self.tokens = Tokens(file, dtype, loss_mask)
         self.context = context
         steps = max(0, self.tokens.size - 1)
         self.size = -(-steps // (context - 1)) if keep_last else steps // (context - 1)
@@ -64,8 +64,8 @@ class Windows(Dataset[dict[str, Tensor]]):
 class Rows(Dataset[dict[str, Tensor]]):
     """Row i is document i alone: cut at the context, which loses its end, or padded with positions without labels."""
 
-    def __init__(self, file: Path, dtype: str, context: int, ends: Path, *, learned: Path | None = None) -> None:
-        self.tokens = Tokens(file, dtype, learned)
+    def __init__(self, file: Path, dtype: str, context: int, ends: Path, *, loss_mask: Path | None = None) -> None:
+        self.tokens = Tokens(file, dtype, loss_mask)
         self.context = context
         self.ends = ends
         self.size = ends.stat().st_size // np.dtype(np.int64).itemsize

@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 from harness.errors import UserError
 from lm.batch import model_inputs
 from lm.data.datamodule import collate, windows
-from lm.data.prepare import Prepared, Recipe, encode, prepare
+from lm.data.prepare import Prepared, encode_only, prepare_data
+from lm.data.tokenizer import end_of_text
 from lm.inference.load import Trained, load, say
 from lm.models.build import model_config, vocabulary_size
 from lm.module import loss_sums
@@ -79,14 +80,16 @@ def other_path(data: str | None, overrides: list[str]) -> str | None:
 
 def validation_data(trained: Trained) -> Prepared:
     """Return the run's own prepared data, made again where they were cleared; refuse text that has changed since."""
-    data, seed = trained.cfg.data, trained.cfg.seed
-    vocabulary = vocabulary_size(trained.cfg.model, model_config(trained.cfg.model))
-    recipe = Recipe(vocabulary, data.val_fraction, seed, data.limit)
-    prepared = prepare(instantiate(data.source), recipe, Path(data.prepared))
+    prepared = prepare_data(trained.cfg, vocabulary_size(trained.cfg.model, model_config(trained.cfg.model)))
     if prepared.tokenizer.to_str() != trained.tokenizer.to_str():
         raise UserError(
             f"The text of {trained.folder} has changed since it was trained: its tokenizer is another one now.",
             cure="Score it where the text is as it was, train again on the new text, or name text with data.path=PATH.",
+        )
+    if not prepared.meta["val"]["tokens"]:
+        raise UserError(
+            f"{trained.folder} was trained on all of its text: none is held out.",
+            cure="Name text to score it on with data.path=PATH.",
         )
     return prepared
 
@@ -95,7 +98,10 @@ def other_data(trained: Trained, path: str, folder: Path) -> Prepared:
     """Return the text at `path`, read as the run reads its own and encoded with the run's tokenizer, in `folder`."""
     source = instantiate(source_of(trained.cfg.data, path))
     source.check()
-    return encode(trained.tokenizer, list(source.documents()), folder)
+    end = end_of_text(trained.tokenizer, trained.model)
+    if end is None:
+        raise UserError(f"The tokenizer of {trained.folder} does not say which token ends a text.")
+    return encode_only(trained.tokenizer, end, source, folder)
 
 
 def source_of(data: DictConfig, path: str) -> DictConfig:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lm.data.tokenizer import END_OF_TEXT
+from lm.data.tokenizer import end_of_text
 from lm.inference.load import device_of, load, refuse_unless_finite, say
 
 
@@ -20,7 +20,7 @@ def generate(
     """Print `prompt` (None: that of the run's data) and its continuation as it is made; on stderr what made it."""
     trained = load(path, trust=trust)
     prompt = trained.cfg.data.get("prompt", "") if prompt is None else prompt
-    start = trained.tokenizer.encode(prompt).ids
+    start = trained.tokenizer.encode(prompt, add_special_tokens=False).ids
     if len(start) + max_tokens > trained.context:
         say(f"  slow: beyond {trained.context:,} tokens the older half is forgotten and the newer half read again")
     ids = sample(
@@ -31,7 +31,7 @@ def generate(
         temperature=temperature,
         top_k=top_k or None,
         seed=seed,
-        stop=trained.tokenizer.token_to_id(END_OF_TEXT),
+        stop=end_of_text(trained.tokenizer, trained.model),
     )
     count, began = 0, time.perf_counter()
 
@@ -68,7 +68,7 @@ def sample(
     its own, so that sampling during training does not disturb it.
     """
     generator = torch.Generator().manual_seed(seed)
-    tokens = prompt[-(context - 1) :] or [0]
+    tokens = prompt[-(context - 1) :] or [stop or 0]  # a text begins where another has ended
     pending, cache, device = tokens, None, device_of(model)
     for _ in range(max_tokens):
         if len(tokens) >= context:
@@ -139,7 +139,8 @@ def continuation(
         "seed": seed,
     }
     try:
-        ids = sample(model, tokenizer.encode(prompt).ids, stop=tokenizer.token_to_id(END_OF_TEXT), **how)
+        tokens = tokenizer.encode(prompt, add_special_tokens=False).ids
+        ids = sample(model, tokens, stop=end_of_text(tokenizer, model), **how)
         return prompt + "".join(pieces(tokenizer, ids))
     finally:
         for module in training:

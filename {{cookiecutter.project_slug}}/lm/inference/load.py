@@ -18,6 +18,7 @@ from harness.config.trust import refuse_untrusted
 from harness.errors import UserError
 from harness.hardware import best_device
 from harness.run import folder as run_folder
+from lm.data.tokenizer import special_ids
 from lm.models.attention import pick_attention
 from lm.models.build import build_model, context_length, model_config
 
@@ -56,6 +57,8 @@ def load(path: str, *, parts: Sequence[str] = ("model",), trust: Sequence[str] =
     model, attention = build(cfg, config)
     model.load_state_dict(read.load_weights(checkpoint))
     tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
+    if config is not None:
+        config.update(special_ids(tokenizer, checkpoint.path))
     trained = Trained(
         folder,
         cfg,

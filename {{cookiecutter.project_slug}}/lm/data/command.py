@@ -1,0 +1,46 @@
+"""Prepare data alone, as a run would: python -m lm prepare data=text data.path=poems/ [overrides]
+
+Takes the same overrides as train.py, writes where data.prepared says and prints the folder. What is there already is
+compared with its checksums; what a kill interrupted goes on where it was.
+"""
+
+import argparse
+import logging
+
+from omegaconf import DictConfig, OmegaConf
+
+from harness.config.check import check
+from harness.config.compose import compose
+from harness.run import environment
+
+TARGET = "lm.data.command:prepare"
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for train.py: data=… data.path=… model=…")
+    return parser
+
+
+def prepare(overrides: list[str]) -> None:
+    """Print where the data lie and what they hold."""
+    cfg = compose(overrides)
+    check(cfg)
+    environment.apply(cfg.env)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from lm.data.prepare import prepare_data  # imports tokenizers, which --help must not wait for
+
+    prepared = prepare_data(cfg, _vocabulary(cfg.model), sums=True)
+    print(prepared.folder.as_posix())
+    for split in ("train", "val"):
+        counts = prepared.meta[split]
+        print(f"  {split:<6}{counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['bytes']:,} bytes")
+
+
+def _vocabulary(model: DictConfig) -> int:
+    size = OmegaConf.select(model, "config.vocab_size") if isinstance(model.get("config"), DictConfig) else None
+    if isinstance(size, int):
+        return size
+    from lm.models.build import model_config, vocabulary_size  # torch is half a gigabyte that preparing does not use
+
+    return vocabulary_size(model, model_config(model))
