@@ -71,7 +71,8 @@ def test_a_nan_is_skipped_kept_as_evidence_and_replayed(tmp_path: Path, capsys: 
     assert loss is not None and loss < 1
     bundle = folder / "nan" / "step-00000007"
     assert "x [" in (bundle / "text-rank0.txt").read_text(encoding="utf-8")
-    assert rerun(bundle, train, trust=["test_regressor"]).kind == "outside"  # of the model: a callback spoiled the gradient
+    # Outside of the model: a callback spoiled the gradient.
+    assert rerun(bundle, train, trust=["test_regressor"]).kind == "outside"
     report([folder], as_json=False, out=None)
     assert "skipped" in capsys.readouterr().out
     kinds = {event["event_type"] for event in events.read(events.log_path(folder))}
