@@ -1,6 +1,7 @@
 """A run made small: a corpus of 20 kB, a model of two thin layers, six steps. Everything it makes is in a folder of
 the test's own."""
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from harness.config.compose import CONF, compose
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch is not imported yet; so small a model is slower on two
 
 PROJECT = CONF.parent
 
