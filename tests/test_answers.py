@@ -156,6 +156,7 @@ def test_every_import_is_a_requirement(bake: Bake) -> None:
     asked = itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
     known = {Requirement(text).name.replace("-", "_") for text in asked} | {
         "hydra",
+        "yaml",  # of pyyaml
         "lm",
         "harness",
         "devtools",

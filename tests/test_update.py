@@ -38,16 +38,22 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return repository
 
 
+def commit(baked: Baked, message: str) -> None:
+    baked.run("git", "add", "--all")
+    baked.run("git", "commit", "--quiet", f"--message={message}")
+
+
 @pytest.fixture(scope="module")
 def updated(origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Baked:
     """A project of before, with a user's own files and an edited one, after the update."""
     baked = cruft_create(origin, tmp_path_factory.mktemp("user"), checkout=BEFORE)
+    baked.run("git", "init", "--quiet")
+    commit(baked, "Start")  # before anything is edited: git merges an update into an edit from what was there
     for name, text in OWN.items():
         (baked.folder / name).write_text(text, encoding="utf-8")
     model = baked.folder / EDITED
     model.write_text(model.read_text(encoding="utf-8").replace("hidden_size: 128", "hidden_size: 96"), encoding="utf-8")
-    for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message=mine"]):
-        baked.run("git", *arguments)
+    commit(baked, "Make it mine")
     cruft("update", "--skip-apply-ask", "--checkout", "after", cwd=baked.folder)
     return baked
 
