@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from places import HARNESS_TESTS, PROJECT
+from places import HARNESS_TESTS, PATIENCE, PROJECT
 
 from harness.config import saved, secrets
 from harness.config.compose import compose
@@ -237,7 +237,6 @@ def run(script: str, words: list[str], cwd: Path, **more: str) -> str:
         **more,
     }
     command = [sys.executable, *([script] if script == "-m" else [str(PROJECT / script)]), *words]
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=280, check=False
-    )
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "check": False}
+    done = subprocess.run(command, cwd=cwd, env=environment, timeout=PATIENCE, **output)
     return done.stdout.decode("utf-8", "replace")
