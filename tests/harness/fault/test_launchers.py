@@ -26,7 +26,7 @@ def torchrun(small: list[str], tmp_path: Path):
         words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         done = subprocess.run(
             [*words, str(PROJECT / "train.py"), *small, *RUN, *overrides], cwd=tmp_path, env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", timeout=PATIENCE, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", check=False, timeout=PATIENCE
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-6000:]
         return done.stdout
