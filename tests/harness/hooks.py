@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from harness.checkpoint import read
+from harness.errors import Stopped
 
 
 class PowerCut(Exception):
@@ -58,6 +59,13 @@ class CutAt(At):
 class RaiseAt(At):
     def act(self, trainer: Trainer) -> None:
         raise ValueError("a mistake in a callback of one's own")
+
+
+class StopAt(At):
+    """What a signal brings about."""
+
+    def act(self, trainer: Trainer) -> None:
+        raise Stopped("a test", code=130)
 
 
 class PauseAt(At):

@@ -110,3 +110,33 @@ def test_a_manifest_is_json_that_a_person_can_read(tmp_path):
     manifest = json.loads((checkpoint(tmp_path).path / read.MANIFEST).read_text(encoding="utf-8"))
     assert set(manifest["files"]) == {read.WEIGHTS, read.TRAINER, read.TRAINER_TENSORS}
     assert manifest["step"] == 7
+
+
+def test_tied_tensors_of_any_state_are_stored_once(tmp_path):
+    tied = torch.arange(12.0).reshape(4, 3)
+    average = {"embed": tied, "head": tied, "rows": tied[:2], "empty": torch.empty(0), "none": torch.empty(0)}
+    found = checkpoint(tmp_path, trainer={"global_step": 7, "callbacks": {"ema": average}})
+    with read.safe_open(found.path / read.TRAINER_TENSORS, "pt") as file:
+        assert sorted(file.keys()) == [f"callbacks/ema/{name}" for name in ("embed", "empty", "none", "rows")]
+    loaded = read.load_trainer(found)["callbacks"]["ema"]
+    assert loaded["head"] is loaded["embed"]
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in average.items())
+
+
+def test_equal_states_make_equal_files(tmp_path):
+    first, second = checkpoint(tmp_path / "a", trainer=(state := trainer())), checkpoint(tmp_path / "b", trainer=state)
+    for name in first.manifest["files"]:
+        assert (first.path / name).read_bytes() == (second.path / name).read_bytes(), name
+    with read.safe_open(first.path / read.WEIGHTS, "pt") as file:
+        assert file.metadata() == {"format": "pt"}  # safetensors writes two keys in any order
+
+
+def test_a_checkpoint_with_its_aliases_in_the_header_is_still_read(tmp_path):
+    from safetensors.torch import save_file
+
+    found = checkpoint(tmp_path)
+    kept = {name: weights()[name] for name in ("embed.weight", "norm.weight")}
+    aliases = json.dumps({"lm_head.weight": "embed.weight"})
+    save_file(kept, found.path / read.WEIGHTS, {"format": "pt", "aliases": aliases})
+    del found.manifest["aliases"]
+    assert torch.equal(read.load_weights(found)["lm_head.weight"], weights()["embed.weight"])

@@ -66,8 +66,8 @@ def test_the_loss_is_weighted_by_tokens() -> None:
 def test_decay_shrinks_matrices_only() -> None:
     model = build_model(compose(TINY).model, model_config(compose(TINY).model))
     matrices, vectors = parameter_groups(model)
-    assert {parameter.dim() for parameter in matrices["params"]} == {2}
-    assert {parameter.dim() for parameter in vectors["params"]} == {1}
+    assert {parameter.dim() for _, parameter in matrices["params"]} == {2}
+    assert {parameter.dim() for _, parameter in vectors["params"]} == {1}
     assert vectors["weight_decay"] == 0
 
 

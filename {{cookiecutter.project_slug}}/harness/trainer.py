@@ -17,12 +17,16 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback, Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
 
+from harness.callbacks.exact_resume import ExactResume
+from harness.checkpoint.io import DurableIO
 from harness.checkpoint.read import Checkpoint
+from harness.checkpoint.start import start_weights
 from harness.data.exact import ExactData
 from harness.errors import Stopped, UserError
 from harness.hardware import Picks, native_precision, world_size
 from harness.module import GuardedModule
 from harness.nan.precision import FallbackPrecision
+from harness.run.facts import RunFacts
 from harness.run.folder import Run
 from harness.run.signals import listening
 from harness.step.oom_retry import out_of_memory
@@ -67,19 +71,26 @@ def total_steps(trainer: DictConfig, data: ExactData) -> int:
     return min(limits) if limits else 0
 
 
+def limits(trainer: DictConfig, steps: int) -> dict[str, Any]:
+    """Return within what a run trains: one that a callback ended goes on when these change."""
+    return {"steps": steps, "max_time": str(trainer.get("max_time"))}
+
+
 def fit(
     cfg: DictConfig, run: Run, module: GuardedModule, data: ExactData, picks: Picks, point: Checkpoint | None
 ) -> float | None:
     """Train from `point`, or from the beginning, and return the validation loss of the last step."""
-    trainer = build_trainer(cfg, picks, run, point)
+    if point is None:
+        start_weights(cfg, module)
+    trainer = build_trainer(cfg, picks, run, point, module)
     with oom_as_user_error(run.folder.name):
         trainer.fit(module, data, ckpt_path=point.path if point else None, weights_only=True)
-        loss = final_loss(trainer, module, data)
-    run.note_result(trainer.global_step, loss)
+        loss = final_loss(trainer, module, data, point)
+    run.note_result(trainer.global_step, loss, limits(cfg.trainer, total_steps(cfg.trainer, data)))
     return loss
 
 
-def build_trainer(cfg: DictConfig, picks: Picks, run: Run, point: Checkpoint | None) -> Trainer:
+def build_trainer(cfg: DictConfig, picks: Picks, run: Run, point: Checkpoint | None, module: GuardedModule) -> Trainer:
     """Return Lightning's Trainer with what was picked, and with callbacks and loggers that go on after `point`."""
     values = OmegaConf.to_container(cfg.trainer, resolve=True)  # while ${run.dir} can be looked up: alone it could not
     assert isinstance(values, dict)
@@ -89,14 +100,14 @@ def build_trainer(cfg: DictConfig, picks: Picks, run: Run, point: Checkpoint | N
         if key not in NOT_ARGUMENTS and (value is not None or key == "check_val_every_n_epoch")
     }
     arguments |= {"accelerator": picks.accelerator, "precision": picks.precision, "default_root_dir": str(run.folder)}
-    plugins = list(instantiate(arguments.pop("plugins", []), _convert_="all"))
+    plugins = [*instantiate(arguments.pop("plugins", []), _convert_="all"), DurableIO(RunFacts.of(run.diary), module)]
     if arguments["precision"] == "16-mixed":
         plugins.append(FallbackPrecision(picks.device, fallback=native_precision(picks.device)[0]))
         del arguments["precision"]  # Lightning takes one or the other
     trainer: Trainer = instantiate(
         arguments,
         plugins=plugins,
-        callbacks=build_all(cfg.callbacks),
+        callbacks=[ExactResume(), *build_all(cfg.callbacks)],
         logger=build_loggers(
             cfg.logger,
             run_id=run.id,
@@ -115,11 +126,14 @@ def build_all(group: DictConfig) -> list[Callback]:
     return [instantiate(entry, _convert_="all") for entry in group.values() if entry is not None]
 
 
-def final_loss(trainer: Trainer, module: GuardedModule, data: ExactData) -> float | None:
+def final_loss(trainer: Trainer, module: GuardedModule, data: ExactData, point: Checkpoint | None) -> float | None:
     """Return the validation loss of the last step, validating now unless that was just done; None with validation
     off."""
     if not trainer.limit_val_batches or data.val_set is None:
         return None
+    last = point.manifest if point and point.step == trainer.global_step else {}
+    if last.get("monitor") == "val/loss" and last["score"] is not None:  # stopped between validation and result
+        return float(last["score"])
     if module.validated_at != trainer.global_step:
         log.info("Validating the last step on all held-out data")
         trainer.validate(module, data, verbose=False)

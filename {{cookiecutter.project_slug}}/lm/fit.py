@@ -15,7 +15,7 @@ from harness.checkpoint.resume import starting_point
 from harness.data.exact import ExactData
 from harness.hardware import Picks, pick, world_size
 from harness.run.folder import Run
-from harness.trainer import attempt, fit, total_steps
+from harness.trainer import attempt, fit, limits, total_steps
 from lm.batch import TokenBatch
 from lm.data.prepare import validation_source
 from lm.data.show import show
@@ -40,9 +40,11 @@ def train(cfg: DictConfig) -> float | None:
             return None
         steps = total_steps(cfg.trainer, data)
         point = starting_point(cfg, data.described)
-        if point and (result := run.result(point.step, steps)):
+        if point and (result := run.result(point.step, limits(cfg.trainer, steps))):
+            early = f" of {steps}, where a callback ended it" if point.step < steps else ""
             log.info(
-                "%s is complete: %d steps. To train it longer, raise trainer.max_steps.", run.folder.name, point.step
+                "%s is complete: %d steps%s. To train it longer, raise trainer.max_steps.",
+                *(run.folder.name, point.step, early),
             )
             return cast("float | None", result["val_loss"])
         picks = pick_hardware(cfg, config, steps, run)

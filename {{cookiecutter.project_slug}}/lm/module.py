@@ -17,17 +17,17 @@ from transformers import PreTrainedModel
 from harness.batch import Batch
 from harness.module import GuardedModule
 from lm.batch import NO_LABEL, TokenBatch, model_inputs
-from lm.optim.groups import parameter_groups
+from lm.optim.groups import build_optimizer
 
 
 class LmModule(GuardedModule):
-    """Wraps a model for Lightning. `make_optimizer(parameter_groups)` and `make_scheduler(optimizer)` come from the
-    config; `compiled` compiles the training step only, so that nothing else sees it."""
+    """Wraps a model for Lightning. `make_optimizer(groups)` and `make_scheduler(optimizer)` come from the config;
+    `compiled` compiles the training step only, so that nothing else sees it."""
 
     def __init__(
         self,
         model: nn.Module,
-        make_optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        make_optimizer: Callable[..., Optimizer],
         make_scheduler: Callable[[Optimizer], LRScheduler],
         *,
         format: TokenBatch,
@@ -36,6 +36,7 @@ class LmModule(GuardedModule):
     ) -> None:
         super().__init__(labels_per_batch=labels_per_batch, format=format)
         self.model = model
+        self.tokenizer = format.tokenizer
         # transformers would build a key-value cache, which training never reads.
         self.options = {"use_cache": False} if isinstance(model, PreTrainedModel) else {}
         self.make_optimizer = make_optimizer
@@ -52,11 +53,18 @@ class LmModule(GuardedModule):
         self.count_validation(total, labels)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(parameter_groups(self.model))
+        optimizer = build_optimizer(self.make_optimizer, self.model)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
         }
+
+    def checkpoint_files(self) -> dict[str, str | bytes]:
+        """Return what transformers needs beside the weights to load a checkpoint's folder as it is."""
+        files: dict[str, str | bytes] = {"tokenizer.json": self.tokenizer.to_str()} if self.tokenizer else {}
+        if isinstance(self.model, PreTrainedModel):
+            files["config.json"] = self.model.config.to_json_string()
+        return files
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         logits = self(batch)

@@ -9,7 +9,6 @@ numbers.
 import logging
 import math
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,12 +16,12 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from harness.checkpoint import keep, read, rng
-from harness.checkpoint.io import DurableIO, at_boundary
+from harness.checkpoint import keep, read
+from harness.checkpoint.finite import first_non_finite, training_states
+from harness.checkpoint.io import DurableIO
 from harness.checkpoint.preflight import preflight
-from harness.distributed import all_gather, all_reduce_max
+from harness.distributed import all_reduce_max
 from harness.errors import Stopped, UserError
-from harness.run import folder as run_folder
 from harness.run.signals import requests
 from harness.telemetry import events
 
@@ -59,13 +58,12 @@ class DurableCheckpoint(Callback):
         self._tried_step = 0
         self._tried_at = clock()
         self._failures = 0
-        self._rng: dict[str, Any] | None = None  # what the generators are set to at the next boundary
         self._score = (-1, math.nan)  # the step of the last validation, and its result
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder = Path(trainer.default_root_dir) / "checkpoints"
-        self._io = DurableIO(pl_module, trainer.global_rank)
-        trainer.strategy.checkpoint_io = self._io
+        assert isinstance(trainer.strategy.checkpoint_io, DurableIO), "Trainer(plugins=[DurableIO(…)]) writes them"
+        self._io = trainer.strategy.checkpoint_io
         if stage == "fit" and trainer.is_global_zero:
             # Deleting takes half as long as writing, and nothing waits for it.
             self._janitor = ThreadPoolExecutor(1, thread_name_prefix="prune")
@@ -73,34 +71,13 @@ class DurableCheckpoint(Callback):
             keep.sweep(self._folder)
             self._check_disk(pl_module)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._rng = checkpoint.pop("rng")
-        # Lightning looks for a state of the loader; ours needs none, the data module has the one cursor.
-        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        at_boundary(checkpoint["loops"]["fit_loop"], validation_pending=bool(trainer.validating))
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._tried_step = trainer.global_step
         self._tried_at = self.clock()
-        model: Any = pl_module.model
-        self._data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
-        # With these two files transformers loads a checkpoint as it is.
-        self._extra = {"config.json": model.config.to_json_string(), "tokenizer.json": self._data.tokenizer.to_str()}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._rng is not None:
-            rng.restore(self._rng)
-            self._rng = None
         if batch_idx % trainer.accumulate_grad_batches == 0 and (reason := self._due(trainer)):
             self._save(trainer, reason)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Validation must not move the generators of training, and a checkpoint in the middle of it needs them as they
-        # were.
-        if self._rng is None:
-            self._rng = rng.capture()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor in trainer.callback_metrics:
@@ -147,27 +124,27 @@ class DurableCheckpoint(Callback):
             return
         started = self.clock()
         events.sync()
-        states = all_gather(self._rng or rng.capture(), trainer)
-        options = {"rng": states, "about": self._about(trainer, reason), "extra": self._extra}
-        trainer.save_checkpoint(self._folder / "next", weights_only=False, storage_options=options)
+        about = self._about(trainer, reason)
+        trainer.save_checkpoint(self._folder / "next", weights_only=False, storage_options=about)
         requests.checkpoint = ""
         self._tried_step, self._tried_at = trainer.global_step, self.clock()
         if trainer.is_global_zero:
             self._afterwards(trainer.global_step, reason, self._tried_at - started)
 
     def _about(self, trainer: Trainer, reason: str) -> dict[str, Any]:
-        """Return what the manifest says besides the files: where the checkpoint comes from."""
-        diary = run_folder.read(self._folder.parent)
+        """Return what the manifest says of this checkpoint alone: why it was made, and how good it is."""
         scored_step, score = self._score
+        bad = first_non_finite(training_states(trainer.lightning_module, trainer.optimizers))
+        if bad:
+            log.warning("Step %d: %s has values that are not finite. No rollback goes here.", trainer.global_step, bad)
+            events.emit("not_finite", trainer.global_step, {"where": bad}, warning=True)
+        scored = scored_step == trainer.global_step and math.isfinite(score) and not bad
         return {
-            "run_id": diary.get("id"),
-            "identity": diary.get("identity"),
-            "attempt": len(diary.get("attempts", [])),
-            "versions": diary["attempts"][-1]["versions"] if diary.get("attempts") else {},
             "reason": reason,
-            "score": score if scored_step == trainer.global_step and math.isfinite(score) else None,
-            "data": self._data.described,
-            "ranks": trainer.world_size,
+            "monitor": self.monitor,
+            "score": score if scored else None,
+            "not_finite": bad or None,
+            "ended_early": [trainer.max_steps, trainer.max_epochs] if trainer.should_stop else None,
         }
 
     def _afterwards(self, step: int, reason: str, seconds: float) -> None:

@@ -3,40 +3,50 @@
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import CheckpointIO
+from torch import nn
 
 from harness.checkpoint import read
+from harness.checkpoint.average import keepers
 from harness.checkpoint.match import fitted
 from harness.checkpoint.write import write
-
-MODEL = "model."  # the name of the transformers model inside LmModule
+from harness.run.facts import RunFacts
 
 
 class DurableIO(CheckpointIO):
-    """Lets `trainer.save_checkpoint` and `trainer.fit(ckpt_path=FOLDER)` work on checkpoints.
+    """A plugin for Lightning's Trainer: `trainer.save_checkpoint` and `trainer.fit(ckpt_path=FOLDER)` then work on
+    checkpoints. `facts` go into the manifests of the run.
+
+    `model.safetensors` holds the weights of `module.network` under that network's own names; of a module that is no
+    GuardedModule those of `module.model`, if there is one, else of all of it.
 
     A disk that refuses a checkpoint is noted in `failure`, not raised: the other ranks wait for this one behind the
     save.
     """
 
-    def __init__(self, module: Any, rank: int) -> None:
+    def __init__(self, facts: RunFacts, module: LightningModule) -> None:
+        self.facts = facts
         self.module = module
-        self.rank = rank
         self.checkpoint: read.Checkpoint | None = None
         self.failure: OSError | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Checkpoint beside `path`. `storage_options` are further arguments of `harness.checkpoint.write.write`."""
-        state = checkpoint.pop("state_dict")
-        weights = {name.removeprefix(MODEL): tensor for name, tensor in state.items() if name.startswith(MODEL)}
-        others = {name: tensor for name, tensor in state.items() if not name.startswith(MODEL)}
+        """Checkpoint beside `path`. `storage_options` are further entries of the manifest."""
+        state, prefix = checkpoint.pop("state_dict"), stored_model(self.module)[0]
+        weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        others = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+        rng, files = checkpoint.pop("rng", ()), checkpoint.pop("files", {})
+        about = {**checkpoint.pop("about", {}), **(storage_options or {})}
         try:
             self.checkpoint = write(
                 Path(path).parent,
                 step=checkpoint["global_step"],
                 weights=weights,
                 trainer={**checkpoint, "state_dict": others},
-                **(storage_options or {}),
+                rng=rng,
+                about=about,
+                extra=files,
             )
             self.failure = None
         except OSError as error:
@@ -47,12 +57,37 @@ class DurableIO(CheckpointIO):
     ) -> dict[str, Any]:
         checkpoint = read.open_checkpoint(Path(path))
         trainer = read.load_trainer(checkpoint)
-        weights = fitted(read.load_weights(checkpoint), self.module.model.state_dict(), source=checkpoint.path)
-        state = trainer["state_dict"] | {f"{MODEL}{name}": tensor for name, tensor in weights.items()}
-        return {**trainer, "state_dict": state, "rng": read.load_rng(checkpoint, self.rank)}
+        prefix, model = stored_model(self.module)
+        weights = fitted(read.load_weights(checkpoint), model.state_dict(), source=checkpoint.path)
+        state = trainer["state_dict"] | {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+        return {**trainer, "state_dict": state, "source": checkpoint}
 
     def remove_checkpoint(self, path: str | Path) -> None:
         raise NotImplementedError("harness.checkpoint.keep decides what is removed.")
+
+
+def stored_model(module: nn.Module) -> tuple[str, nn.Module]:
+    """Return the model whose weights are a checkpoint's `model.safetensors`, after the prefix of its names."""
+    names = {part: f"{name}." for name, part in module.named_modules() if name}
+    for model in (getattr(module, "network", None), getattr(module, "model", None)):
+        if isinstance(model, nn.Module) and model in names:
+            return names[model], model
+    return "", module
+
+
+def run_facts(trainer: Trainer) -> RunFacts:
+    """Return what the entry said about the run; nothing for a Trainer without DurableIO."""
+    plugin = trainer.strategy.checkpoint_io
+    return plugin.facts if isinstance(plugin, DurableIO) else RunFacts()
+
+
+def restore_weights(trainer: Trainer, module: LightningModule, checkpoint: read.Checkpoint) -> dict[str, Any]:
+    """Put a checkpoint's weights, and averages of them, into a training that is under way. Returns all of its state."""
+    state: dict[str, Any] = trainer.strategy.checkpoint_io.load_checkpoint(checkpoint.path)
+    module.load_state_dict(state["state_dict"])
+    for keeper in keepers(trainer):  # what was trained on is not the average
+        keeper.on_load_checkpoint(trainer, module, state)
+    return state
 
 
 def at_boundary(fit_loop: dict[str, Any], *, validation_pending: bool) -> None:

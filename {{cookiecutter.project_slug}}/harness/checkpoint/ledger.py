@@ -64,7 +64,8 @@ def good_checkpoints(
 
     Where none is so old, the oldest there is: better than to stop. Empty if there is none from before the trouble.
     """
-    before = [c for c in found if c.step < first_bad and not _abandoned(c, ledger)]
+    finite = [c for c in found if not c.manifest.get("not_finite")]
+    before = [c for c in finite if c.step < first_bad and not _abandoned(c, ledger)]
     proven = [c for c in before if c.step <= first_bad - good_after]
     return proven[::-1] or before[:1]
 

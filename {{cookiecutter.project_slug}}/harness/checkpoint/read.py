@@ -14,14 +14,16 @@ Checkpoints are ordered by (step, sequence) from their manifests: a clock may ju
 import json
 import logging
 import re
+import stat
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from harness.errors import UserError
@@ -34,9 +36,12 @@ TRAINER = "trainer.pt"
 TRAINER_TENSORS = "trainer.safetensors"
 FOLDER = re.compile(r"step-\d{8,}")
 SCHEMA = 1
+# A manifest takes about a hundred bytes a file: what is longer was not written by us, and would fill the memory.
+LARGEST_MANIFEST = 1 << 24
+FILE_NAME = re.compile(r"[\w][\w.+-]*")  # a file of the checkpoint's own folder: no separator, no drive, not hidden
 
 
-class DamagedCheckpoint(Exception):
+class DamagedCheckpoint(UserError):
     """A checkpoint that cannot be used; the message names the file and what is wrong with it."""
 
 
@@ -63,15 +68,16 @@ class Checkpoint:
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Read the manifest of the checkpoint folder `path`. Raises DamagedCheckpoint."""
-    try:
+    with _named(path / MANIFEST):
+        if (size := _size(path / MANIFEST)) > LARGEST_MANIFEST:
+            raise ValueError(f"{size} bytes are too many")
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         written = manifest.pop("crc32")
-    except FileNotFoundError:
-        raise DamagedCheckpoint(f"{path / MANIFEST} is missing.") from None
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise DamagedCheckpoint(f"{path / MANIFEST} cannot be read ({error!r}).") from None
-    if written != manifest_checksum(manifest):
+        intact = written == manifest_checksum(manifest)
+    if not intact:
         raise DamagedCheckpoint(f"{path / MANIFEST} was changed after it was written: its checksum differs.")
+    with _named(path / MANIFEST):
+        _check_manifest(manifest)
     if manifest["schema"] > SCHEMA:
         raise DamagedCheckpoint(
             f"{path / MANIFEST} has schema {manifest['schema']}; this version reads up to {SCHEMA}."
@@ -90,16 +96,11 @@ def verify(checkpoint: Checkpoint, files: Collection[str] | None = None) -> None
         if files is not None and name not in files:
             continue
         path = checkpoint.path / name
-        try:
-            size = path.stat().st_size
-            if size != expected["bytes"]:
+        with _named(path):
+            if (size := _size(path)) != expected["bytes"]:
                 raise DamagedCheckpoint(f"{path} has {size} bytes, not {expected['bytes']}.")
             if checksum(path) != expected["crc32"]:
                 raise DamagedCheckpoint(f"{path} was changed after it was written: its checksum differs.")
-        except FileNotFoundError:
-            raise DamagedCheckpoint(f"{path} is missing.") from None
-        except OSError as error:
-            raise DamagedCheckpoint(f"{path} cannot be read ({error}).") from None
 
 
 def newest_valid(folder: Path, files: Collection[str] | None = None) -> Checkpoint | None:
@@ -131,25 +132,26 @@ def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return the weights on the CPU under transformers' names; tied names share one tensor."""
     path = checkpoint.path / WEIGHTS
     weights = _load_tensors(path)
-    with safe_open(path, "pt") as file:
-        aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
-    return weights | {name: weights[kept] for name, kept in aliases.items()}
+    with _named(path):
+        aliases = checkpoint.manifest.get("aliases")
+        if aliases is None:  # before the manifest had them, they were in the header
+            with safe_open(path, "pt") as file:
+                aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
+        return weights | {name: weights[kept] for name, kept in aliases.items()}
 
 
 def load_trainer(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the trainer's state with its tensors in their places, on the CPU."""
-    tree = torch.load(checkpoint.path / TRAINER, map_location="cpu", weights_only=True)
-    merged: dict[str, Any] = join(tree, _load_tensors(checkpoint.path / TRAINER_TENSORS))
+    """Return the trainer's state with its tensors in their places, on the CPU; tied ones are one tensor."""
+    tree = _load_tree(checkpoint.path / TRAINER)
+    with _named(checkpoint.path / TRAINER):
+        merged: dict[str, Any] = join(tree, _load_tensors(checkpoint.path / TRAINER_TENSORS))
     return merged
 
 
 def load_rng(checkpoint: Checkpoint, rank: int) -> dict[str, Any] | None:
     """Return what `write` was given for this rank, or None where the checkpoint was made with fewer ranks."""
-    path = checkpoint.path / f"rng-rank{rank}.pt"
-    if path.name not in checkpoint.manifest["files"]:
-        return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    name = f"rng-rank{rank}.pt"
+    return _load_tree(checkpoint.path / name) if name in checkpoint.manifest["files"] else None
 
 
 def join(tree: Any, tensors: dict[str, Tensor]) -> Any:
@@ -179,11 +181,51 @@ def manifest_checksum(manifest: dict[str, Any]) -> str:
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     """Like safetensors' load_file, but each tensor owns its memory: a mapped file may be deleted by retention."""
-    try:
+    with _named(path):
+        _size(path)
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (it has no iterator)
-    except (OSError, SafetensorError) as error:
-        raise DamagedCheckpoint(f"{path} cannot be read ({error}).") from None
+
+
+def _load_tree(path: Path) -> dict[str, Any]:
+    with _named(path):
+        _size(path)
+        tree: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return tree
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn whatever reading a file raises into DamagedCheckpoint: what it holds may come from anybody."""
+    try:
+        yield
+    except DamagedCheckpoint:
+        raise
+    except FileNotFoundError:
+        raise DamagedCheckpoint(f"{path} is missing.") from None
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise DamagedCheckpoint(f"{path} cannot be read ({reason}).") from error
+
+
+def _size(path: Path) -> int:
+    """Return the size of a plain file. Raises OSError for what would not end: a pipe, a device."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is not a file")
+    return found.st_size
+
+
+def _check_manifest(manifest: dict[str, Any]) -> None:
+    """Raise ValueError unless everything that is used without asking has the right type."""
+    numbers = [manifest["schema"], manifest["step"], manifest["sequence"]]
+    numbers += [file["bytes"] for file in manifest["files"].values()]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("a number is not one")
+    if bad := [name for name in manifest["files"] if not FILE_NAME.fullmatch(name)]:
+        raise ValueError(f"{bad[0]!r} is not the name of a file of a checkpoint")
+    if not isinstance(manifest.get("score"), int | float | None):
+        raise ValueError("the score is not a number")
 
 
 def _survey(folder: Path) -> tuple[list[Checkpoint], list[DamagedCheckpoint]]:

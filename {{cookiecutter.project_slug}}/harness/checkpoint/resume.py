@@ -18,6 +18,11 @@ log = logging.getLogger(__name__)
 def starting_point(cfg: DictConfig, described: Mapping[str, Any]) -> read.Checkpoint | None:
     """Return the checkpoint to go on from, None for a start from nothing. Raises UserError when what is there is
     unfit."""
+    if cfg.resume_from is not None and cfg.get("start_from"):
+        raise UserError(
+            "Both resume_from and start_from are set.",
+            cure="resume_from goes on where a run was; start_from takes its weights alone, for a new run.",
+        )
     folder = Path(cfg.run.dir)
     checkpoint = read.newest_valid(folder / "checkpoints")
     if checkpoint is None and cfg.resume_from is not None:
@@ -74,14 +79,15 @@ def newest_run(root: Path, besides: Path) -> Path:
 
 def _refuse_other_data(checkpoint: read.Checkpoint, described: Mapping[str, Any]) -> None:
     """The cursor counts batches of one exact text: in another it would point anywhere."""
-    before, now = checkpoint.manifest["data"], dict(described)
-    if before["fingerprint"] == now["fingerprint"]:
+    before, now = checkpoint.manifest.get("data") or {}, dict(described)
+    if before.get("fingerprint") == now["fingerprint"]:
         return
     old, new = _flat(before), _flat(now)
     rows = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)]
     raise UserError(
         f"The data have changed since {checkpoint.path.as_posix()}:\n  " + "\n  ".join(rows) + "\n",
-        cure="Bring the old data back, or start over beside this run with resume=never.",
+        cure="Bring the old data back, or start over beside this run with resume=never; to train its weights on these "
+        f"data, use start_from={checkpoint.path.parent.parent.as_posix()}.",
     )
 
 

@@ -11,6 +11,7 @@ import pickle
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,10 +61,12 @@ def write(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        files = _flushed(_written(temporary, weights, trainer, rng, extra or {}))
+        kept, aliases = _untie(weights)
+        files = _flushed(_written(temporary, kept, trainer, rng, extra or {}))
         fault("after_fsync")
         manifest = {**(about or {}), "schema": SCHEMA, "step": step, "sequence": sequence, "time": time.time()}
-        _write_manifest(temporary, {**manifest, "files": files})
+        # Not in the header of the weights: safetensors writes two keys in any order, and equal files are to be equal.
+        _write_manifest(temporary, {**manifest, "files": files, "aliases": aliases})
         fault("before_rename")
         _put_in_place(temporary, target)
     except BaseException:
@@ -74,20 +77,25 @@ def write(
 
 
 def split(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
-    """Move the tensors of a tree into `tensors`, and leave `{"__tensor__": name}` where each was.
+    """Move the tensors of a tree into `tensors`, and leave `{"__tensor__": name}` where each was; tied ones go once.
 
     Tensors go through safetensors, which writes them as they lie in memory; torch.save copies them into a zip.
     """
+    return _split(tree, tensors, {}, path)
+
+
+def _split(tree: Any, tensors: dict[str, Tensor], seen: dict[tuple[Any, ...], str], path: str) -> Any:
     if isinstance(tree, Tensor):
         name = path
         while name in tensors:  # the keys 1 and "1" of one dict
             name += "'"
-        tensors[name] = tree
-        return {"__tensor__": name}
+        kept = seen.setdefault(_place(tree), name) if tree.numel() else name
+        tensors.setdefault(kept, tree)
+        return {"__tensor__": kept}
     if isinstance(tree, Mapping):
-        return {key: split(value, tensors, f"{path}/{key}".lstrip("/")) for key, value in tree.items()}
+        return {key: _split(value, tensors, seen, f"{path}/{key}".lstrip("/")) for key, value in tree.items()}
     if type(tree) in (list, tuple):
-        return type(tree)(split(value, tensors, f"{path}/{i}") for i, value in enumerate(tree))
+        return type(tree)(_split(value, tensors, seen, f"{path}/{i}") for i, value in enumerate(tree))
     return tree
 
 
@@ -119,9 +127,8 @@ def _written(
     """Write the files one after the other, and yield each when it is written but not yet on the disk."""
     tensors: dict[str, Tensor] = {}
     tree = split(trainer, tensors)
-    yield _save_tensors(tensors, folder / TRAINER_TENSORS, {"format": "pt"})
-    kept, aliases = _untie(weights)
-    yield _save_tensors(kept, folder / WEIGHTS, {"format": "pt", "aliases": json.dumps(aliases)})
+    yield _save_tensors(tensors, folder / TRAINER_TENSORS)
+    yield _save_tensors(weights, folder / WEIGHTS)
     yield _save_tree(tree, folder / TRAINER)
     for rank, state in enumerate(rng):
         yield _save_tree(state, folder / f"rng-rank{rank}.pt")
@@ -137,18 +144,27 @@ def _untie(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     for name, tensor in weights.items():
-        key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and key in seen:
-            aliases[name] = seen[key]
+        if tensor.numel() and (first := seen.setdefault(_place(tensor), name)) != name:
+            aliases[name] = first
         else:
             kept[name] = tensor
-            seen[key] = name
     return kept, aliases
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> Path:
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Two tensors with the same place are one: a weight that is tied, or a state that holds the same thing twice."""
+    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> Path:
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # safetensors refuses tensors that overlap, such as a slice beside the whole: those get memory of their own.
+    storages = Counter(tensor.untyped_storage().data_ptr() for tensor in ready.values())
+    for name, tensor in ready.items():
+        if storages[tensor.untyped_storage().data_ptr()] > 1:
+            ready[name] = tensor.clone()
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+        save_file(ready, path, {"format": "pt"})
     except SafetensorError as error:
         # A full disk comes as this, which is no OSError and has no errno.
         if "I/O error" in str(error):

@@ -61,10 +61,11 @@ def _devices(cfg: DictConfig) -> Iterator[str]:
 
 
 def _places(cfg: DictConfig) -> Iterator[str]:
-    source = cfg.resume_from
+    sources = {name: cfg.get(name) for name in ("resume_from", "start_from")}
     try:
-        if source not in (None, "latest") and not Path(source).exists():
-            yield f"There is nothing at resume_from={source} (looked from {Path.cwd()})."
+        for name, source in sources.items():
+            if source is not None and (name, source) != ("resume_from", "latest") and not Path(source).exists():
+                yield f"There is nothing at {name}={source} (looked from {Path.cwd()})."
         folder = Path(cfg.run.dir)
         here = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     except OSError as error:

@@ -184,6 +184,8 @@ class Root(Section):
     seed: Annotated[Count, Le(2**32 - 1)] = key("everything random; 0 is a seed like any other")
     resume: Literal["auto", "never"] = key("continue this run's newest checkpoint, or start a fresh folder beside it")
     resume_from: Text | None = key("start from elsewhere: a run folder, a checkpoint folder, or latest")
+    start_from: Text | None = key("begin with the weights of a run or a checkpoint folder, at step 0")
+    start_from_allow: list[str] | None = key("patterns of parameters that need not fit what start_from names")
     run: Run
     sweep: Sweep
     checkpoint: Checkpoint

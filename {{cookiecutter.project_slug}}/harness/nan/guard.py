@@ -12,6 +12,7 @@ is stepped and put back by `torch.where`, never by a product: 0 * nan is nan.
 """
 
 import copy
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable
@@ -22,6 +23,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+log = logging.getLogger(__name__)
 
 # A limit of infinity would let an infinite norm pass, since inf <= inf.
 LARGEST = torch.finfo(torch.float32).max
@@ -109,6 +112,12 @@ class StepGate:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
         self.fused = kernel_obeys(optimizer)
+        if not self.fused:
+            size = sum(p.numel() * p.element_size() for p in self._parameters()) / 1e6
+            name = type(optimizer).__name__
+            log.info(
+                "%s cannot skip a step by itself: weights (%.3g MB) and moments are copied before each.", name, size
+            )
         self._skip: Tensor | None = None
         self._before: list[tuple[Tensor, Tensor | None, dict[str, Any]]] = []
 

@@ -8,8 +8,8 @@ from lightning.pytorch import Trainer
 from torch.optim import Optimizer
 
 from harness.checkpoint import read
+from harness.checkpoint.io import restore_weights
 from harness.checkpoint.ledger import Rollback, good_checkpoints, read_ledger, write_down
-from harness.checkpoint.match import fitted
 from harness.distributed import all_reduce_max
 
 
@@ -31,9 +31,7 @@ def roll_back(trainer: Trainer, module: Any, *, first_bad: int, good_after: int)
     done = Rollback(now, checkpoint.step, first_bad, state[type(data).__qualname__]["windows"], data.consumed)
     if trainer.is_global_zero:
         write_down(run, done)
-    module.network.load_state_dict(
-        fitted(read.load_weights(checkpoint), module.network.state_dict(), source=checkpoint.path)
-    )
+    restore_weights(trainer, module, checkpoint)
     _load_moments(trainer.optimizers[0], state["optimizer_states"][0])
     return done
 

@@ -103,15 +103,18 @@ class Run:
         self.diary["attempts"][-1] |= facts
         self._write_diary()
 
-    def note_result(self, step: int, val_loss: float | None) -> None:
-        """Write down that the run is complete after `step` optimizer steps, and how good it is."""
-        self.diary["result"] = {"step": step, "val_loss": val_loss}
+    def note_result(self, step: int, val_loss: float | None, limits: dict[str, Any]) -> None:
+        """Write down that the run is complete after `step` optimizer steps, within which limits, and how good it is."""
+        self.diary["result"] = {"step": step, "val_loss": val_loss, "limits": limits}
         self._write_diary()
 
-    def result(self, step: int, steps: int) -> dict[str, Any] | None:
-        """Return what was noted of a run that stands at `step`, if those are all of its `steps`; else None."""
+    def result(self, step: int, limits: dict[str, Any]) -> dict[str, Any] | None:
+        """Return what was noted of a run that stands at `step`, if those are all of its `limits["steps"]`, or if it
+        ended before, by a callback, within the limits of now; else None."""
         result: dict[str, Any] | None = self.diary.get("result")
-        return result if result and 0 < steps <= step == result["step"] else None
+        if not result or result["step"] != step:
+            return None
+        return result if 0 < limits["steps"] <= step or result.get("limits") == limits else None
 
     def close(self, status: str, **facts: str) -> None:
         """Write down how the attempt ended and free the folder."""

@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from harness.batch import Batch
 from harness.checkpoint import rng
+from harness.checkpoint.average import averaged
 from harness.errors import UserError
 from harness.files import json_lines, write_whole
 from harness.telemetry import events
@@ -89,7 +90,7 @@ class Samples(Callback):
         model, tokenizer = pl_module.model, trainer.datamodule.tokenizer
         how: dict[str, Any] = {"context": trainer.datamodule.context, **self.how}
         try:
-            with trainer.precision_plugin.forward_context():
+            with trainer.precision_plugin.forward_context(), averaged(trainer, pl_module):
                 texts = {prompt: continuation(model, tokenizer, prompt, **how) for prompt in self.prompts}
         except (RuntimeError, UserError) as error:
             # Weights that are not finite, or no memory left: the guards of training see to it.
