@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from harness import Batch, ExactData, GuardedModule, attempt, fit, pick, starting_point, total_steps
+from harness import Batch, ExactData, GuardedModule, attempt, fit, limits, pick, starting_point, total_steps
 
 
 class Points(ExactData):
@@ -32,7 +32,7 @@ class Noisy(torch.utils.data.Dataset):
 
 class Regressor(GuardedModule):
     def __init__(self, width: int) -> None:
-        super().__init__()
+        super().__init__(labels_per_batch=8)  # rows of a full batch: fp16 then needs no smaller scale
         self.layers = torch.nn.Sequential(
             torch.nn.Linear(1, width), torch.nn.Tanh(), torch.nn.Dropout(0.1), torch.nn.Linear(width, 1)
         )
@@ -53,7 +53,7 @@ def train(cfg: DictConfig) -> float | None:
     with attempt(cfg) as run:
         data = Points(**cfg.data)
         point = starting_point(cfg, data.described)
-        if point and run.result(point.step, total_steps(cfg.trainer, data)):
+        if point and run.result(point.step, limits(cfg.trainer, total_steps(cfg.trainer, data))):
             return None
         return fit(cfg, run, Regressor(cfg.width), data, pick(cfg), point)
 

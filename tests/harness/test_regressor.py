@@ -58,7 +58,7 @@ def test_it_imports_nothing_of_the_language_model() -> None:
 def test_killed_and_started_again_it_is_exact(tmp_path: Path) -> None:
     train(config(tmp_path / "whole"))
     killed = start(tmp_path / "killed", HARNESS_FAULT="after_rename:2")
-    assert killed.returncode == -signal.SIGKILL and newest(tmp_path / "killed").step == 10
+    assert killed.returncode == -signal.SIGKILL and 0 < newest(tmp_path / "killed").step < 30
     again = start(tmp_path / "killed")
     assert again.returncode == 0, again.stderr
     assert newest(tmp_path / "killed").step == 30

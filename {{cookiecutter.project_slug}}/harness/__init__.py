@@ -10,6 +10,7 @@ PUBLIC = {
     "Batch": "harness.batch",  # what a batch is: named tensors, the row first
     "BatchFormat": "harness.batch",  # inherit to say more of your batches: how large, what is in them, how to show one
     "attempt": "harness.trainer",  # surround a training: the run's folder, log, signals, seeds
+    "limits": "harness.trainer",  # what a result is complete for
     "total_steps": "harness.trainer",  # how many optimizer steps a run has
     "starting_point": "harness.checkpoint.resume",  # the checkpoint to go on from
     "pick": "harness.hardware",  # device, precision and compilation, where they are `auto`
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from harness.hardware import pick
     from harness.module import GuardedModule
     from harness.telemetry.events import emit
-    from harness.trainer import attempt, fit, total_steps
+    from harness.trainer import attempt, fit, limits, total_steps
 
 __all__ = [
     "Batch",
@@ -41,6 +42,7 @@ __all__ = [
     "attempt",
     "emit",
     "fit",
+    "limits",
     "pick",
     "run_command",
     "starting_point",

@@ -76,7 +76,7 @@ def _outputs(module: Any, batch: Batch) -> dict[str, Any] | None:
     """Describe what the model makes of a batch, where its `forward` takes one."""
     try:
         outputs = module(batch)
-    except (TypeError, KeyError, AttributeError):
+    except (TypeError, KeyError, AttributeError, NotImplementedError):
         return None
     return describe(outputs) if isinstance(outputs, Tensor) else None
 
