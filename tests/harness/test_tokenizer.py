@@ -81,13 +81,11 @@ def test_what_is_not_a_tokenizer_is_a_sentence(made: Callable[..., Prepared], tm
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused_with_the_number(
-    compose: Callable[..., DictConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     cfg = compose(f"data.prepared={tmp_path}", "data.tokenizer.kind=bytes")
     with pytest.raises(UserError, match=r"model\.config\.vocab_size=257"):
         prepare_data(cfg, 100)
-    prepare_data(cfg, 5000)
-    assert "257 tokens" in caplog.text and "5,000" in caplog.text
 
 
 def test_transformers_loads_the_tokenizer_with_its_special_tokens(tmp_path: Path) -> None:
@@ -116,11 +114,14 @@ def test_another_tokenizer_is_another_preparation(corpus: Path, tmp_path: Path) 
 def test_a_run_samples_and_is_scored_with_a_tokenizer_that_is_given(
     train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lm.inference.text import evaluate, generate
+    from lm.inference.evaluate import evaluate
+    from lm.inference.generate import generate
 
     folder = given(tmp_path / "given", "</s>")
     run = train(f"data.tokenizer.path={folder}", "data.tokenizer.kind=bpe", "trainer.max_steps=2")
-    assert json.loads((run / "checkpoints/step-00000002/config.json").read_text("utf-8"))["eos_token_id"] == 2
+    checkpoint = run / "checkpoints" / "step-00000002"
+    assert json.loads((checkpoint / "config.json").read_text("utf-8"))["eos_token_id"] == 2
+    assert AutoTokenizer.from_pretrained(str(checkpoint)).eos_token == "</s>"
     generate(str(run), "def", 5, 0.8, 5, 0)
-    evaluate(str(run), as_json=True)
+    evaluate(str(run), None, [], as_json=True)
     assert "bits_per_byte" in capsys.readouterr().out

@@ -83,6 +83,8 @@ def fit(
     if point is None:
         start_weights(cfg, module)
     trainer = build_trainer(cfg, picks, run, point, module)
+    if data.val_set is None:
+        trainer.limit_val_batches = 0  # no loader is asked for then, and nobody warns of an empty one
     with oom_as_user_error(run.folder.name):
         trainer.fit(module, data, ckpt_path=point.path if point else None, weights_only=True)
         loss = final_loss(trainer, module, data, point)

@@ -62,6 +62,7 @@ class LmModule(GuardedModule):
     def checkpoint_files(self) -> dict[str, str | bytes]:
         """Return what transformers needs beside the weights to load a checkpoint's folder as it is."""
         files: dict[str, str | bytes] = {"tokenizer.json": self.tokenizer.to_str()} if self.tokenizer else {}
+        files |= getattr(getattr(self.trainer, "datamodule", None), "tokenizer_files", {})  # with its special tokens
         if isinstance(self.model, PreTrainedModel):
             files["config.json"] = self.model.config.to_json_string()
         return files

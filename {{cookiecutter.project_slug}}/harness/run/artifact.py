@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from harness.errors import Stopped, UserError
+from harness.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +80,8 @@ def read(folder: Path, *, sums: bool = False) -> dict[str, Any]:
 
 
 def write_durably(file: Path, content: str) -> None:
-    """Write a small file so that after a crash it is the old one or the new one, never a part."""
-    beside = file.with_name(f".{file.name}.new")
-    with beside.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(file)
+    """Write a small file so that after a crash it is the old one or the new one, under its name, never a part."""
+    write_whole(file, content)
     sync_folder(file.parent)
 
 
