@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 LOST = {
     "checkpoint": "Nothing of this run is kept: it writes no checkpoint, and a kill or a crash loses all of it",
     "signals": "This run does not stop at a checkpoint: SIGTERM, Ctrl-C and a time limit end it at once",
-    "nan_guard": "This run goes on after NaN in silence: nothing is reported, no evidence kept, nothing rolled back",
+    "nan_guard": "Gradients of this run are not clipped, and a NaN is skipped in silence: no evidence, no way back",
     "debug_log": "This run writes no event log, so that python -m lm report has little to say",
 }
 
