@@ -38,11 +38,11 @@ class FullDisk:
         self.step = step
         return self.write(folder, step=step, **more)  # type: ignore[arg-type]
 
-    def _save(self, tensors: dict, path: Path, metadata: dict) -> Path:
+    def _save(self, tensors: dict, path: Path, *more: object) -> Path:
         if self.step in self.full:
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        return self.save(tensors, path, metadata)
+        return self.save(tensors, path, *more)
 
 
 def test_a_full_disk_is_loud_and_training_goes_on(train, monkeypatch, caplog) -> None:
