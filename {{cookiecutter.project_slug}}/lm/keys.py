@@ -8,15 +8,16 @@ import ast
 import re
 from collections.abc import Collection, Iterator
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Le
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 
 from harness.config import signatures
-from harness.config.compose import nearest
+from harness.config.names import nearest
 from harness.config.schema import Above0, Amount, Count, Flag, Positive, Root, Section, Share, Text, extra, key
+
+if TYPE_CHECKING:  # --help needs the keys alone, at once
+    from omegaconf import DictConfig
 
 # A byte-level BPE starts from the 256 bytes and the end-of-text token.
 SMALLEST_VOCABULARY = 257
@@ -133,20 +134,22 @@ class Keys(Root):
         return _attribute_map(cls.defined_in(target)).get(name, "")
 
     @classmethod
-    def complaints(cls, cfg: DictConfig) -> Iterator[str]:
+    def complaints(cls, cfg: "DictConfig") -> Iterator[str]:
         yield from super().complaints(cfg)
         config = cfg.model.get("config")
-        target = str(config.get("_target_", "")) if isinstance(config, DictConfig) else ""
+        target = "" if config is None or isinstance(config, str) else str(config.get("_target_", ""))
         if target.startswith("transformers."):
             yield from _sizes(config, _attribute_map(cls.defined_in(target)))
 
     @classmethod
-    def look(cls, cfg: DictConfig) -> None:
+    def look(cls, cfg: "DictConfig") -> None:
         if "source" in cfg.data:
+            from hydra.utils import instantiate
+
             instantiate(cfg.data.source).check()
 
 
-def _sizes(config: DictConfig, names: dict[str, str]) -> Iterator[str]:
+def _sizes(config: "DictConfig", names: dict[str, str]) -> Iterator[str]:
     for name in SIZES & set(config):
         value = config[name]
         least = {"vocab_size": SMALLEST_VOCABULARY, names.get("max_position_embeddings", "max_position_embeddings"): 2}

@@ -14,8 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from harness.config import schema
-from harness.config.compose import hydra_errors_as_user_errors, known_keys, nearest
+from harness.config.compose import hydra_errors_as_user_errors, known_keys
 from harness.config.habits import HABITS
+from harness.config.names import nearest
 from harness.config.sentences import explain, show
 from harness.config.signatures import NoSuchTarget, Signature, signature
 from harness.errors import UserError

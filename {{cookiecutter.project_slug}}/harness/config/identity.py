@@ -71,14 +71,21 @@ FREE = (
 )
 
 
+# One config asks for its name wherever it interpolates its folder; resolving takes 20 ms.
+_identities: dict[str, dict[str, Any]] = {}
+
+
 def identity(cfg: DictConfig) -> dict[str, Any]:
     """Return what defines the experiment as {dotted key: value}, sorted, with interpolations resolved."""
     container = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(container, dict)
     # Left out before resolving, so that a kept key which interpolates one left out does not carry it in.
-    kept = OmegaConf.create(_without(container))
-    # A renewed password does not make another experiment, and a saved config has only its mask.
-    return dict(sorted(_flat(masked_by_name(resolved(kept))).items()))
+    kept = _without(container)
+    text = repr(kept)
+    if text not in _identities or "oc.env" in text:  # of which the value may have changed
+        # A renewed password does not make another experiment, and a saved config has only its mask.
+        _identities[text] = dict(sorted(_flat(masked_by_name(resolved(OmegaConf.create(kept)))).items()))
+    return dict(_identities[text])
 
 
 def digest(cfg: DictConfig) -> str:
