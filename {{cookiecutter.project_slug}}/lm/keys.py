@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Le
 
-from harness.config import signatures
+from harness.config import sources
 from harness.config.names import nearest
 from harness.config.schema import Above0, Amount, Count, Flag, Positive, Root, Section, Share, Text, extra, key
 
@@ -168,7 +168,7 @@ def _sizes(config: "DictConfig", names: dict[str, str]) -> Iterator[str]:
 @cache
 def _model_types() -> dict[str, str]:
     """Return {config class: model type} from transformers' own table."""
-    table = signatures.source("transformers.models.auto.auto_mappings") or signatures.source(
+    table = sources.source("transformers.models.auto.auto_mappings") or sources.source(
         "transformers.models.auto.configuration_auto"
     )
     text = table.read_text(encoding="utf-8") if table else ""
@@ -177,7 +177,7 @@ def _model_types() -> dict[str, str]:
 
 @cache
 def _is_causal(name: str) -> bool:
-    kind, table = _model_types().get(name), signatures.source("transformers.models.auto.modeling_auto")
+    kind, table = _model_types().get(name), sources.source("transformers.models.auto.modeling_auto")
     if kind is None or table is None:
         return True  # a newer transformers: it will say so itself
     names = table.read_text(encoding="utf-8").partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")[2].partition("\n)")[0]
@@ -188,8 +188,8 @@ def _is_causal(name: str) -> bool:
 def _attribute_map(target: str) -> dict[str, str]:
     """Return what a config class calls the usual names, GPT-2's n_positions for max_position_embeddings."""
     try:
-        found = signatures.find(target)
-    except signatures.NoSuchTarget:
+        found = sources.find(target)
+    except sources.NoSuchTarget:
         return {}
     for node in found.node.body if found and isinstance(found.node, ast.ClassDef) else []:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "attribute_map":
