@@ -317,7 +317,7 @@ def test_odd_events_are_gaps_and_not_tracebacks(command: Callable, logged: Calla
     done = command("report", "it's")
     assert (done.returncode, done.stderr) == (0, "")
     assert "It ended with an exception" in done.stdout and "\x1b" not in done.stdout and "\x07" not in done.stdout
-    assert "python -m lm report &quot;it&#x27;s&quot;" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "python -m lm report &#34;it&#39;s&#34;" in (folder / "report.html").read_text(encoding="utf-8")
     json.loads(command("report", "it's", "--json").stdout, parse_constant=pytest.fail)
 
 

@@ -84,7 +84,7 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     text = repr(kept)
     if text not in _identities or "oc.env" in text:  # of which the value may have changed
         # A renewed password does not make another experiment, and a saved config has only its mask.
-        _identities[text] = dict(sorted(_flat(masked_by_name(resolved(OmegaConf.create(kept)))).items()))
+        _identities[text] = _set(masked_by_name(resolved(OmegaConf.create(kept))))
     return dict(_identities[text])
 
 
@@ -121,11 +121,13 @@ def free_changes(old: DictConfig, new: DictConfig) -> list[str]:
 
 def _free(cfg: DictConfig) -> dict[str, Any]:
     fixed = identity(cfg).keys() - set(ADVISED)
-    return {key: value for key, value in _resolved(cfg).items() if key.startswith(FREE) and key not in fixed}
+    return {
+        key: value for key, value in _set(masked(resolved(cfg))).items() if key.startswith(FREE) and key not in fixed
+    }
 
 
-def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    return _flat(masked(resolved(cfg)))
+def _set(node: Any) -> dict[str, Any]:
+    return {key: value for key, value in sorted(flat(node).items()) if value is not None}
 
 
 def resolved(cfg: DictConfig) -> Any:
@@ -176,7 +178,8 @@ def _left_out(key: str) -> bool:
     return any(fnmatch(key, pattern) for pattern in NOT_IDENTITY)
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested dicts as {dotted key: value}."""
     if isinstance(node, dict) and node:
-        return {k: v for key, value in node.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
-    return {} if node is None else {prefix[:-1]: node}
+        return {k: v for key, value in node.items() for k, v in flat(value, f"{prefix}{key}.").items()}
+    return {prefix[:-1]: node}
