@@ -15,60 +15,25 @@ from harness.config.secrets import masked, masked_by_name
 # Keys that say only how long, where, how fast or how loudly a run runs. Everything else is the experiment, so that an
 # edited YAML or a new callback is another run, and a raised trainer.max_steps is the same one.
 NOT_IDENTITY = (
-    "hydra",
-    "run",
-    "sweep",
-    "resume",
-    "resume_from",
-    "checkpoint",
-    "logger",
-    "env",
-    "debug",
-    "known_keys",
-    "callbacks.progress",
-    "callbacks.checkpoint",
-    "callbacks.signals",
-    "callbacks.debug_log",
-    "callbacks.samples",
-    "data.num_workers",
-    "data.prepared",
-    "data.prompt",
-    "model.attention",
-    "model.compile",
-    "model.gradient_checkpointing",
+    "hydra", "run", "sweep", "resume", "resume_from", "checkpoint", "logger", "env", "debug", "known_keys",
+    "callbacks.progress", "callbacks.checkpoint", "callbacks.signals", "callbacks.debug_log", "callbacks.samples",
+    "data.num_workers", "data.prepared", "data.prompt",
+    "model.attention", "model.compile", "model.gradient_checkpointing",
     "trainer.*",
-)
+)  # fmt: skip
 # Of Lightning's arguments only these change what is learned.
 TRAINER_IDENTITY = (
-    "precision",
-    "devices",
-    "num_nodes",
-    "strategy",
-    "accumulate_grad_batches",
-    "limit_train_batches",
+    "precision", "devices", "num_nodes", "strategy", "accumulate_grad_batches", "limit_train_batches",
     "overfit_batches",
-)
-
-
+)  # fmt: skip
 # Part of the experiment, and yet what our own advice says to change on a run: after running out of memory, or after NaN
 # in half precision. Such a run goes on, and what was changed is said and written down. The hash in a default name
 # changes with them, so that the run has to be named: run.name=….
-ADVISED = (
-    "data.batch_size",
-    "trainer.accumulate_grad_batches",
-    "trainer.precision",
-)
-
+ADVISED = ("data.batch_size", "trainer.accumulate_grad_batches", "trainer.precision")
 # Where a change between two attempts is worth saying; the rest is names and folders, or follows from these.
 FREE = (
-    "trainer.",
-    "data.",
-    "model.",
-    "checkpoint.",
-    "callbacks.signals.",
-    "callbacks.samples.",
-    "callbacks.debug_log.",
-)
+    "trainer.", "data.", "model.", "checkpoint.", "callbacks.signals.", "callbacks.samples.", "callbacks.debug_log.",
+)  # fmt: skip
 
 
 # One config asks for its name wherever it interpolates its folder; resolving takes 20 ms.

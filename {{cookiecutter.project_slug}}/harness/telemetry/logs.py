@@ -53,13 +53,17 @@ def strip_ansi(text: str) -> str:
     return ANSI.sub("", text)
 
 
-def printable(value: Any) -> Any:
+def _without_control(text: str) -> str:
+    return CONTROL.sub("", strip_ansi(text))
+
+
+def printable(value: Any, clean: Callable[[str], str] = _without_control) -> Any:
     """Return plain values whose texts do nothing to a terminal: without escape sequences and control characters."""
     if isinstance(value, str):
-        return CONTROL.sub("", strip_ansi(value))
+        return clean(value)
     if isinstance(value, dict):
-        return {printable(key): printable(item) for key, item in value.items()}
-    return [printable(item) for item in value] if isinstance(value, list) else value
+        return {printable(key, clean): printable(item, clean) for key, item in value.items()}
+    return [printable(item, clean) for item in value] if isinstance(value, list) else value
 
 
 class SecretsHidden(logging.Formatter):
