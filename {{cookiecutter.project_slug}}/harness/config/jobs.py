@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from harness.config.compose import hydra_errors_as_user_errors, quoted
 from harness.config.identity import digest, free_changes
-from harness.config.secrets import masked_word
+from harness.config.secrets import hidden_in_report
 from harness.errors import UserError
 from harness.files import numbered
 
@@ -54,7 +54,7 @@ def keys_apart(configs: Sequence[DictConfig]) -> list[str]:
 
 def sweep_name(overrides: Sequence[str], configs: Sequence[DictConfig]) -> str:
     """Return a folder name that is the same for the same experiments, in whatever order they are typed."""
-    swept = sorted(masked_word(item.input_line or "") for item in _parsed(overrides) if item.is_sweep_override())
+    swept = sorted(hidden_in_report(item.input_line or "") for item in _parsed(overrides) if item.is_sweep_override())
     words = re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(swept)).strip("-.")[:LONGEST].rstrip("-.")
     jobs = sorted(f"{digest(cfg)} {[OmegaConf.select(cfg, key) for key in cfg.sweep.apart]}" for cfg in configs)
     unknown = [line for line in swept if "(" in line]  # an interval, of which a sweeper chooses values

@@ -22,7 +22,7 @@ from harness.report.facts import NUMBERS, duration, facts
 from harness.report.read import read, runs_in
 from harness.report.record import number
 from harness.report.rules import judge
-from harness.telemetry.logs import printable, strip_ansi
+from harness.telemetry.plain import printable, strip_ansi
 
 COLOURS = {"good": "green", "watch": "yellow", "bad": "red"}
 UNITS = {"loss": "{:.4f}", "val_loss": "{:.4f}", "accuracy": "{:.1%}", "lr": "{:.3g}", "gradient": "{:.3g}"}
