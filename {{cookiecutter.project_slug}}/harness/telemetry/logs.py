@@ -153,12 +153,11 @@ def console() -> logging.Handler:
     if sys.stderr.isatty():
         from rich.logging import RichHandler
 
-        rich = RichHandler(console=terminal(), show_path=False, log_time_format="[%H:%M:%S]")
-        rich.setFormatter(SecretsHidden("%(message)s"))
-        rich.addFilter(_for_people)
-        return rich
-    handler = logging.StreamHandler()
-    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+        handler: logging.Handler = RichHandler(console=terminal(), show_path=False, log_time_format="[%H:%M:%S]")
+        handler.setFormatter(SecretsHidden("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     handler.addFilter(_for_people)
     return handler
 
