@@ -11,11 +11,11 @@ import pytest
 from places import PROJECT
 from processes import Process
 
-from harness.cli import prepare, sweep
 from harness.config.compose import compose, hydra_errors_as_user_errors, normalize_overrides
 from harness.config.identity import free_changes, other_experiment
 from harness.config.jobs import keys_apart, sweep_name, sweep_overrides
 from harness.errors import UserError
+from harness.hydra_main import prepare, sweep
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 

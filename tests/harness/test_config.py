@@ -11,7 +11,7 @@ from harness.config.check import check
 from harness.config.compose import CONF, compose
 from harness.config.help import help_page
 from harness.config.identity import default_name, difference
-from harness.config.secrets import masked, masked_word
+from harness.config.secrets import hidden_in_report, masked
 from harness.errors import UserError
 
 MISTAKES = {
@@ -206,8 +206,8 @@ def test_secrets_are_masked_in_what_is_written() -> None:
         "wandb": {"api_key": "***", "name": "x"},
         "tokens": 5,
     }
-    assert masked_word("+logger.wandb.api_key=abc") == "+logger.wandb.api_key=***"
-    assert masked_word("optimizer.lr=1") == "optimizer.lr=1"
+    assert hidden_in_report("+logger.wandb.api_key=abc") == "+logger.wandb.api_key=***"
+    assert hidden_in_report("optimizer.lr=1") == "optimizer.lr=1"
 
 
 HEAVY = ["torch", "lightning", "transformers", "datasets", "numpy", "pandas", "tokenizers"]

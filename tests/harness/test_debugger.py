@@ -128,7 +128,7 @@ def test_a_breakpoint_in_lm_and_an_uncaught_exception_stop_at_their_lines(
     """Hydra lies between. It looks for a debugger where Python 3.12 has none, and would hide the exception."""
     if version not in pythons():
         pytest.skip(f"no Python {version} here")
-    cli, target = project / "harness/cli.py", project / "target.py"
+    cli, target = project / "harness/hydra_main.py", project / "target.py"
     config = {
         "type": "debugpy", "request": "launch",
         "program": str(project / "train.py"), "args": ["+debug=cpu", "seed=13"],

@@ -19,6 +19,7 @@ from places import PROJECT
 
 from harness.errors import UserError
 from harness.telemetry import logs
+from harness.telemetry.plain import strip_ansi
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def configure(folder: Path, **file: object) -> None:
     ],
 )
 def test_escape_sequences_go_with_their_payload(raw: str, clean: str) -> None:
-    assert logs.strip_ansi(raw) == clean
+    assert strip_ansi(raw) == clean
 
 
 def test_a_record_arrives_dated_clean_and_in_utf8(configured: Path) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from harness.telemetry import events
-from harness.telemetry.logs import printable
+from harness.telemetry.plain import printable
 from lm.inference.generate import generate
 from lm.inference.samples import Samples
 

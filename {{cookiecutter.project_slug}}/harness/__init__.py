@@ -15,8 +15,8 @@ PUBLIC = {
     "starting_point": "harness.checkpoint.resume",  # the checkpoint to go on from
     "pick": "harness.hardware",  # device, precision and compilation, where they are `auto`
     "fit": "harness.trainer",  # train, and validate at the end
-    "Command": "harness.cli",  # one line in the table of `python -m …`
-    "run_command": "harness.cli",  # the frame of `python -m …`
+    "Command": "harness.commands",  # one line in the table of `python -m …`
+    "run_command": "harness.commands",  # the frame of `python -m …`
     "UserError": "harness.errors",  # raise it: what happened, and what to type next
     "emit": "harness.telemetry.events",  # one line in the event log
 }
@@ -24,7 +24,7 @@ PUBLIC = {
 if TYPE_CHECKING:
     from harness.batch import Batch, BatchFormat
     from harness.checkpoint.resume import starting_point
-    from harness.cli import Command, run_command
+    from harness.commands import Command, run_command
     from harness.data.exact import ExactData
     from harness.errors import UserError
     from harness.hardware import pick

@@ -90,6 +90,12 @@ def recovered(path: Path, parse: Callable[[str], T]) -> T | None:
         return None
 
 
+def numbered(name: str) -> Iterator[str]:
+    """Yield `name`, `name-2`, `name-3`, ..."""
+    yield name
+    yield from (f"{name}-{number}" for number in count(2))
+
+
 def set_aside(path: Path, why: str) -> None:
     """Rename what is in the way of a file to `NAME.damaged-N`, with one warning."""
     aside = next(p for number in count(1) if not os.path.lexists(p := path.with_name(f"{path.name}.damaged-{number}")))

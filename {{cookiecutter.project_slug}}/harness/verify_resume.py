@@ -93,10 +93,8 @@ def _difference(one: Path, other: Path) -> str:
     if difference := first_difference(checkpoints[0], checkpoints[1]):
         return difference
     ours, theirs = (_logged(folder) for folder in (one, other))
-    different = [
-        f"metrics.csv: {left} and {right}" for left, right in itertools.zip_longest(ours, theirs) if left != right
-    ]
-    return different[0] if different else ""
+    pairs = itertools.zip_longest(ours, theirs)
+    return next((f"metrics.csv: {left} and {right}" for left, right in pairs if left != right), "")
 
 
 def _logged(run: Path) -> list[dict[str, str]]:

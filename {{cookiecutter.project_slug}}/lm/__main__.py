@@ -1,6 +1,6 @@
 """The commands beside train.py, debug.py, generate.py and evaluate.py: python -m lm NAME …"""
 
-from harness.cli import Command, run_command
+from harness.commands import Command, run_command
 
 TRAIN = {"train": "lm.fit:train"}  # what a command trains a config with
 

@@ -8,15 +8,16 @@ import ast
 import re
 from collections.abc import Collection, Iterator
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Le
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 
-from harness.config import signatures
-from harness.config.compose import nearest
+from harness.config import sources
+from harness.config.names import nearest
 from harness.config.schema import Above0, Amount, Count, Flag, Positive, Root, Section, Share, Text, extra, key
+
+if TYPE_CHECKING:  # --help needs the keys alone, at once
+    from omegaconf import DictConfig
 
 # A byte-level BPE starts from the 256 bytes and the end-of-text token.
 SMALLEST_VOCABULARY = 257
@@ -133,20 +134,22 @@ class Keys(Root):
         return _attribute_map(cls.defined_in(target)).get(name, "")
 
     @classmethod
-    def complaints(cls, cfg: DictConfig) -> Iterator[str]:
+    def complaints(cls, cfg: "DictConfig") -> Iterator[str]:
         yield from super().complaints(cfg)
         config = cfg.model.get("config")
-        target = str(config.get("_target_", "")) if isinstance(config, DictConfig) else ""
+        target = "" if config is None or isinstance(config, str) else str(config.get("_target_", ""))
         if target.startswith("transformers."):
             yield from _sizes(config, _attribute_map(cls.defined_in(target)))
 
     @classmethod
-    def look(cls, cfg: DictConfig) -> None:
+    def look(cls, cfg: "DictConfig") -> None:
         if "source" in cfg.data:
+            from hydra.utils import instantiate
+
             instantiate(cfg.data.source).check()
 
 
-def _sizes(config: DictConfig, names: dict[str, str]) -> Iterator[str]:
+def _sizes(config: "DictConfig", names: dict[str, str]) -> Iterator[str]:
     for name in SIZES & set(config):
         value = config[name]
         least = {"vocab_size": SMALLEST_VOCABULARY, names.get("max_position_embeddings", "max_position_embeddings"): 2}
@@ -165,7 +168,7 @@ def _sizes(config: DictConfig, names: dict[str, str]) -> Iterator[str]:
 @cache
 def _model_types() -> dict[str, str]:
     """Return {config class: model type} from transformers' own table."""
-    table = signatures.source("transformers.models.auto.auto_mappings") or signatures.source(
+    table = sources.source("transformers.models.auto.auto_mappings") or sources.source(
         "transformers.models.auto.configuration_auto"
     )
     text = table.read_text(encoding="utf-8") if table else ""
@@ -174,7 +177,7 @@ def _model_types() -> dict[str, str]:
 
 @cache
 def _is_causal(name: str) -> bool:
-    kind, table = _model_types().get(name), signatures.source("transformers.models.auto.modeling_auto")
+    kind, table = _model_types().get(name), sources.source("transformers.models.auto.modeling_auto")
     if kind is None or table is None:
         return True  # a newer transformers: it will say so itself
     names = table.read_text(encoding="utf-8").partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")[2].partition("\n)")[0]
@@ -185,8 +188,8 @@ def _is_causal(name: str) -> bool:
 def _attribute_map(target: str) -> dict[str, str]:
     """Return what a config class calls the usual names, GPT-2's n_positions for max_position_embeddings."""
     try:
-        found = signatures.find(target)
-    except signatures.NoSuchTarget:
+        found = sources.find(target)
+    except sources.NoSuchTarget:
         return {}
     for node in found.node.body if found and isinstance(found.node, ast.ClassDef) else []:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "attribute_map":

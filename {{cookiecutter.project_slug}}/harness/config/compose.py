@@ -1,11 +1,9 @@
 """From a command line to a config, with every mistake answered by one sentence and the nearest right name."""
 
-import difflib
 import functools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, get_origin
 
 import yaml
@@ -17,12 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.identity import default_name
+from harness.config.names import CONF, choices, groups, nearest
 from harness.config.schema import Root, declared, is_section
 from harness.errors import UserError
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 VERSION_BASE = "1.3"
-NO_GROUPS = ("hydra", "plumbing")
 MAY_BE_EMPTY = ("callbacks", "logger")
 
 OmegaConf.register_new_resolver("project_folder", lambda: str(CONF.parent), replace=True)
@@ -141,40 +138,11 @@ def known_keys() -> list[str]:
     return sorted(keys | set(groups()))
 
 
-def known_keys_named() -> DictConfig:
-    """Return the part of the config that names the module of the experiment's keys: composing all takes longer."""
-    named = OmegaConf.load(CONF / "plumbing" / "known_keys.yaml")
-    assert isinstance(named, DictConfig)
-    return named
-
-
-@functools.cache
-def groups() -> list[str]:
-    """Return the config groups: the folders of conf/ that hold choices."""
-    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name not in NO_GROUPS)
-
-
 @functools.cache
 def _sections() -> frozenset[str]:
     kinds = {name: info.annotation for name, info in Root.model_fields.items()}
     mappings = {name for name, kind in kinds.items() if is_section(kind) or get_origin(kind) is dict}
     return frozenset(mappings | set(groups())) - {"experiment"}
-
-
-def choices(group: str) -> list[str]:
-    """Return the names that `GROUP=` takes."""
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml") if file.stem != "base")
-
-
-def nearest(name: str, names: Sequence[str], cutoff: float = 0.6) -> str:
-    """Return ` Did you mean x?` for the nearest of `names`, or nothing where none is near."""
-    names = [other for other in names if other != name]
-    by_last = {candidate.rpartition(".")[2]: candidate for candidate in reversed(names)}
-    found = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
-    found = found or [
-        by_last[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last, n=1, cutoff=0.75)
-    ]
-    return f" Did you mean {found[0]}?" if found else ""
 
 
 def _missing(error: MissingConfigException) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from textwrap import fill
 
-from harness.config.compose import choices, groups, known_keys_named
-from harness.config.schema import declared, is_section
+from harness.config.names import choices, groups, keys_of_experiment
+from harness.config.schema import is_section
 
 USAGE = """Train, or continue: the same command continues its own run.
 
@@ -22,30 +22,14 @@ FLAGS = """Flags, from Hydra
 """
 # Lightning has many; these are typed every day. The others work as well, under Lightning's own names.
 EVERYDAY = {
-    "max_steps",
-    "max_epochs",
-    "precision",
-    "devices",
-    "accumulate_grad_batches",
-    "val_check_interval",
+    "max_steps", "max_epochs", "precision", "devices", "accumulate_grad_batches", "val_check_interval",
     "limit_val_batches",
-}
+}  # fmt: skip
 
 
 def help_page() -> str:
-    """Return the page."""
-    return "\n".join(
-        [
-            USAGE,
-            "Choices, as GROUP=NAME (debug as +debug=NAME)",
-            *_choices(),
-            "",
-            "Keys, as KEY=VALUE",
-            *_keys(),
-            "",
-            FLAGS,
-        ]
-    )
+    choices, keys = "Choices, as GROUP=NAME (debug as +debug=NAME)", "Keys, as KEY=VALUE"
+    return "\n".join([USAGE, choices, *_choices(), "", keys, *_keys(), "", FLAGS])
 
 
 def _choices() -> Iterator[str]:
@@ -54,7 +38,7 @@ def _choices() -> Iterator[str]:
 
 
 def _keys() -> Iterator[str]:
-    for name, info in declared(known_keys_named()).model_fields.items():
+    for name, info in keys_of_experiment().model_fields.items():
         inner = info.annotation
         if not is_section(inner):
             yield _line(name, info.description or "")

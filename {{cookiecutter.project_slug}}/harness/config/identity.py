@@ -15,60 +15,29 @@ from harness.config.secrets import masked, masked_by_name
 # Keys that say only how long, where, how fast or how loudly a run runs. Everything else is the experiment, so that an
 # edited YAML or a new callback is another run, and a raised trainer.max_steps is the same one.
 NOT_IDENTITY = (
-    "hydra",
-    "run",
-    "sweep",
-    "resume",
-    "resume_from",
-    "checkpoint",
-    "logger",
-    "env",
-    "debug",
-    "known_keys",
-    "callbacks.progress",
-    "callbacks.checkpoint",
-    "callbacks.signals",
-    "callbacks.debug_log",
-    "callbacks.samples",
-    "data.num_workers",
-    "data.prepared",
-    "data.prompt",
-    "model.attention",
-    "model.compile",
-    "model.gradient_checkpointing",
+    "hydra", "run", "sweep", "resume", "resume_from", "checkpoint", "logger", "env", "debug", "known_keys",
+    "callbacks.progress", "callbacks.checkpoint", "callbacks.signals", "callbacks.debug_log", "callbacks.samples",
+    "data.num_workers", "data.prepared", "data.prompt",
+    "model.attention", "model.compile", "model.gradient_checkpointing",
     "trainer.*",
-)
+)  # fmt: skip
 # Of Lightning's arguments only these change what is learned.
 TRAINER_IDENTITY = (
-    "precision",
-    "devices",
-    "num_nodes",
-    "strategy",
-    "accumulate_grad_batches",
-    "limit_train_batches",
+    "precision", "devices", "num_nodes", "strategy", "accumulate_grad_batches", "limit_train_batches",
     "overfit_batches",
-)
-
-
+)  # fmt: skip
 # Part of the experiment, and yet what our own advice says to change on a run: after running out of memory, or after NaN
 # in half precision. Such a run goes on, and what was changed is said and written down. The hash in a default name
 # changes with them, so that the run has to be named: run.name=….
-ADVISED = (
-    "data.batch_size",
-    "trainer.accumulate_grad_batches",
-    "trainer.precision",
-)
-
+ADVISED = ("data.batch_size", "trainer.accumulate_grad_batches", "trainer.precision")
 # Where a change between two attempts is worth saying; the rest is names and folders, or follows from these.
 FREE = (
-    "trainer.",
-    "data.",
-    "model.",
-    "checkpoint.",
-    "callbacks.signals.",
-    "callbacks.samples.",
-    "callbacks.debug_log.",
-)
+    "trainer.", "data.", "model.", "checkpoint.", "callbacks.signals.", "callbacks.samples.", "callbacks.debug_log.",
+)  # fmt: skip
+
+
+# One config asks for its name wherever it interpolates its folder; resolving takes 20 ms.
+_identities: dict[str, dict[str, Any]] = {}
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
@@ -76,9 +45,12 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(container, dict)
     # Left out before resolving, so that a kept key which interpolates one left out does not carry it in.
-    kept = OmegaConf.create(_without(container))
-    # A renewed password does not make another experiment, and a saved config has only its mask.
-    return dict(sorted(_flat(masked_by_name(resolved(kept))).items()))
+    kept = _without(container)
+    text = repr(kept)
+    if text not in _identities or "oc.env" in text:  # of which the value may have changed
+        # A renewed password does not make another experiment, and a saved config has only its mask.
+        _identities[text] = _set(masked_by_name(resolved(OmegaConf.create(kept))))
+    return dict(_identities[text])
 
 
 def digest(cfg: DictConfig) -> str:
@@ -114,11 +86,13 @@ def free_changes(old: DictConfig, new: DictConfig) -> list[str]:
 
 def _free(cfg: DictConfig) -> dict[str, Any]:
     fixed = identity(cfg).keys() - set(ADVISED)
-    return {key: value for key, value in _resolved(cfg).items() if key.startswith(FREE) and key not in fixed}
+    return {
+        key: value for key, value in _set(masked(resolved(cfg))).items() if key.startswith(FREE) and key not in fixed
+    }
 
 
-def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    return _flat(masked(resolved(cfg)))
+def _set(node: Any) -> dict[str, Any]:
+    return {key: value for key, value in sorted(flat(node).items()) if value is not None}
 
 
 def resolved(cfg: DictConfig) -> Any:
@@ -169,7 +143,8 @@ def _left_out(key: str) -> bool:
     return any(fnmatch(key, pattern) for pattern in NOT_IDENTITY)
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested dicts as {dotted key: value}."""
     if isinstance(node, dict) and node:
-        return {k: v for key, value in node.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
-    return {} if node is None else {prefix[:-1]: node}
+        return {k: v for key, value in node.items() for k, v in flat(value, f"{prefix}{key}.").items()}
+    return {prefix[:-1]: node}

@@ -3,9 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from harness.config.compose import hydra_errors_as_user_errors, quoted
 from harness.config.identity import digest, free_changes
-from harness.config.secrets import masked_word
+from harness.config.secrets import hidden_in_report
 from harness.errors import UserError
+from harness.files import numbered
 
 LONGEST = 80  # characters that say what is swept; the hash behind them tells sweeps apart
 
@@ -37,7 +36,7 @@ def sweep_overrides(overrides: Sequence[str], configs: Sequence[DictConfig]) -> 
     name = str(configs[0].sweep.name or sweep_name(overrides, configs))
     if configs[0].resume == "never":
         root = Path(configs[0].run.root)
-        name = next(other for other in _beside(name) if not (root / other).exists())
+        name = next(other for other in numbered(name) if not (root / other).exists())
     yield f"++sweep.name={quoted(name)}"
     if apart:
         yield f"++sweep.apart=[{','.join(apart)}]"
@@ -55,9 +54,9 @@ def keys_apart(configs: Sequence[DictConfig]) -> list[str]:
 
 def sweep_name(overrides: Sequence[str], configs: Sequence[DictConfig]) -> str:
     """Return a folder name that is the same for the same experiments, in whatever order they are typed."""
-    swept = sorted(masked_word(item.input_line or "") for item in _parsed(overrides) if item.is_sweep_override())
+    swept = sorted(hidden_in_report(item.input_line or "") for item in _parsed(overrides) if item.is_sweep_override())
     words = re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(swept)).strip("-.")[:LONGEST].rstrip("-.")
-    jobs = sorted(f"{digest(cfg)} {_values(cfg, cfg.sweep.apart)}" for cfg in configs)
+    jobs = sorted(f"{digest(cfg)} {[OmegaConf.select(cfg, key) for key in cfg.sweep.apart]}" for cfg in configs)
     unknown = [line for line in swept if "(" in line]  # an interval, of which a sweeper chooses values
     content = "\n".join([*jobs, *unknown])
     return f"sweep-{words}-{hashlib.sha256(content.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
@@ -78,13 +77,3 @@ def _refuse_shared_folders(configs: Sequence[DictConfig]) -> None:
 def _parsed(overrides: Sequence[str]) -> list[Override]:
     with hydra_errors_as_user_errors():
         return OverridesParser.create().parse_overrides(list(overrides))
-
-
-def _values(cfg: DictConfig, keys: Sequence[str]) -> list[Any]:
-    return [OmegaConf.select(cfg, key) for key in keys]
-
-
-def _beside(name: str) -> Iterator[str]:
-    yield name
-    for number in count(2):
-        yield f"{name}-{number}"

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 # Lightning's arguments that a run sets itself, with what does here what they do there.
 ELSEWHERE = {
@@ -18,7 +20,7 @@ ELSEWHERE = {
 }
 
 
-def complaints(cfg: DictConfig) -> Iterator[str]:
+def complaints(cfg: "DictConfig") -> Iterator[str]:
     """Yield what is wrong, in sentences. Every type and range is right already. Reads the disk, writes nothing."""
     yield from _lengths(cfg)
     yield from _intervals(cfg)
@@ -26,7 +28,7 @@ def complaints(cfg: DictConfig) -> Iterator[str]:
     yield from _places(cfg)
 
 
-def _lengths(cfg: DictConfig) -> Iterator[str]:
+def _lengths(cfg: "DictConfig") -> Iterator[str]:
     if cfg.trainer.max_steps == -1 and cfg.trainer.get("max_epochs") in (None, -1):
         yield "The run would never end: set trainer.max_steps or trainer.max_epochs."
     if cfg.trainer.max_steps == 0 or cfg.trainer.get("max_epochs") == 0:
@@ -39,7 +41,7 @@ def _lengths(cfg: DictConfig) -> Iterator[str]:
         yield "trainer.use_distributed_sampler=true would change the order of the data, and resuming rests on it."
 
 
-def _intervals(cfg: DictConfig) -> Iterator[str]:
+def _intervals(cfg: "DictConfig") -> Iterator[str]:
     interval, epochs = cfg.trainer.get("val_check_interval"), cfg.trainer.get("check_val_every_n_epoch")
     if epochs is not None and isinstance(interval, int):
         yield (
@@ -53,14 +55,14 @@ def _intervals(cfg: DictConfig) -> Iterator[str]:
         )
 
 
-def _devices(cfg: DictConfig) -> Iterator[str]:
+def _devices(cfg: "DictConfig") -> Iterator[str]:
     cores = max(8, os.cpu_count() or 1)  # each device of a CPU is a process
     devices = cfg.trainer.devices
     if cfg.trainer.accelerator in ("cpu", "auto") and str(devices).isdecimal() and int(devices) > cores:
         yield f"trainer.devices={devices} is too large: each is a process, and here are {os.cpu_count()} cores."
 
 
-def _places(cfg: DictConfig) -> Iterator[str]:
+def _places(cfg: "DictConfig") -> Iterator[str]:
     sources = {name: cfg.get(name) for name in ("resume_from", "start_from")}
     try:
         for name, source in sources.items():

@@ -8,14 +8,16 @@ model, its data) it declares beside its own code, in a class `Keys(Root)`; conf/
 import importlib
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeGuard
 
 from annotated_types import Ge, Gt, Le
-from omegaconf import DictConfig
 from pydantic import AfterValidator, AllowInfNan, BaseModel, ConfigDict, Field, Strict
 
 from harness.config.rules import complaints
 from harness.errors import UserError
+
+if TYPE_CHECKING:  # the help needs the keys alone, at once
+    from omegaconf import DictConfig
 
 LARGEST = 2**53  # the largest whole number that a float holds exactly: JSON, TensorBoard and schedules use floats
 
@@ -222,16 +224,16 @@ class Root(Section):
         return ""
 
     @classmethod
-    def complaints(cls, cfg: DictConfig) -> Iterator[str]:
+    def complaints(cls, cfg: "DictConfig") -> Iterator[str]:
         """Yield what is wrong with values that are fine one by one. Every type and range is right already."""
         yield from complaints(cfg)
 
     @classmethod
-    def look(cls, cfg: DictConfig) -> None:
+    def look(cls, cfg: "DictConfig") -> None:
         """Look at what the config names (files, say), once the environment is set. Raises UserError."""
 
 
-def declared(cfg: DictConfig) -> type[Root]:
+def declared(cfg: Mapping[Any, Any]) -> type[Root]:
     """Return the keys of the experiment: the class `Keys` of the module that the config names."""
     module = cfg.get("known_keys")
     if not isinstance(module, str):

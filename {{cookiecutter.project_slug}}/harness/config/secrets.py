@@ -61,14 +61,9 @@ def hidden(text: str) -> str:
 
 
 def hidden_in_report(text: str) -> str:
-    """As `hidden`, for what an error says: also without `api_key=…` and the like, wherever it comes from."""
+    """As `hidden`, for errors and command lines: also without `api_key=…` and the like, wherever it comes from."""
     text = BEARER.sub(rf"\g<1> {MASK}", text)
     return hidden(IN_TEXT.sub(lambda m: f"{m[1]}{m[2]}{MASK}" if _is_secret(m[1], m[3]) else m[0], text))
-
-
-def masked_word(word: str) -> str:
-    """Return a word of a command line without secrets."""
-    return hidden_in_report(word)
 
 
 def learn(*nodes: Any) -> None:
@@ -98,11 +93,11 @@ def _is_secret(name: str, value: Any) -> bool:
     if SURE.search(name):
         return True
     # A number under `token` or `key` is a count or an index, and `<|end|>` or `text` is a name.
-    return isinstance(value, str) and not value.startswith("<") and (not _ends_in_key(name) or _is_telling(value))
-
-
-def _ends_in_key(name: str) -> bool:
-    return name.lower().endswith("key")
+    return (
+        isinstance(value, str)
+        and not value.startswith("<")
+        and (not name.lower().endswith("key") or _is_telling(value))
+    )
 
 
 def _is_telling(text: str) -> bool:

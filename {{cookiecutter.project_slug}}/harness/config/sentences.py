@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ValidationError
 
-from harness.config.compose import nearest
+from harness.config.names import nearest
 
 RANGES = {
     "greater_than_equal": ("too small: the least is {ge}", "ge"),

@@ -1,23 +1,19 @@
 """What a class or function takes, read from its source: a typo is answered before torch is imported.
 
-`importlib.util.find_spec("lightning.pytorch.callbacks")` would import Lightning, and with it torch. So files are found
-by their path, names by following import statements, and types by reading annotations. What cannot be read that way (C
-extensions, lazily filled modules) counts as open: it may take anything, and Python itself says so later if not.
+What cannot be read that way (C extensions, lazily filled modules) counts as open: it may take anything, and Python
+itself says so later if not.
 """
 
 import ast
 import functools
-import importlib.util
 import types
 import typing
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from harness.config.schema import Flag, Number, Text, Whole
+from harness.config.sources import DEEPEST, Definition, NoSuchTarget, definition, find
 
-DEEPEST = 12  # re-exports and base classes followed, so that a circle ends
 PLAIN: dict[str, Any] = {"int": Whole, "float": Number, "bool": Flag, "str": Text, "Path": Text, "None": None}
 LISTS = {"list", "List", "Sequence", "Iterable"}
 MAPPINGS = {"dict", "Dict", "Mapping"}
@@ -35,66 +31,11 @@ class Signature:
 OPEN = Signature(open=True)
 
 
-class NoSuchTarget(Exception):
-    """Nothing of that name exists: `missing` was looked for among `names`."""
-
-    def __init__(self, missing: str, names: list[str]) -> None:
-        super().__init__(missing)
-        self.missing = missing
-        self.names = names
-
-
-@dataclass(frozen=True)
-class Definition:
-    module: str
-    node: ast.AST
-
-
 @functools.cache
 def signature(target: str) -> Signature:
     """Return what `target`, a dotted name, takes. Raises NoSuchTarget."""
     found = find(target)
     return OPEN if found is None else _signature(found, DEEPEST)
-
-
-def find(target: str) -> Definition | None:
-    """Return where `target` is defined, None where its source does not tell. Raises NoSuchTarget."""
-    package, _, rest = target.partition(".")
-    if not rest or not all(part.isidentifier() for part in target.split(".")):
-        raise NoSuchTarget(target, [])
-    if _top(package) is None:
-        raise NoSuchTarget(package, [])
-    return _find(target, DEEPEST)
-
-
-def _find(target: str, depth: int) -> Definition | None:
-    module, _, name = target.rpartition(".")
-    if not module or depth == 0:
-        return None
-    if source(module) is None:
-        outer = _find(module, depth - 1)  # a method of a class, such as from_pretrained
-        if isinstance(outer, Definition) and isinstance(outer.node, ast.ClassDef):
-            return next((Definition(outer.module, n) for n in outer.node.body if getattr(n, "name", "") == name), None)
-        return None
-    tree = parsed(module)
-    lazy = False
-    for node in _statements(tree.body):
-        match node:
-            case ast.ClassDef() | ast.FunctionDef() if node.name == name:
-                return Definition(module, node)
-            case ast.ImportFrom():
-                origin = _absolute(node, module)
-                for alias in node.names:
-                    if (alias.asname or alias.name) == name:
-                        return _find(f"{origin}.{alias.name}", depth - 1)
-                    lazy |= alias.name == "*"
-            case ast.Assign(targets=[ast.Name(id=known)]) if known == name:
-                return _find(f"{module}.{node.value.id}", depth - 1) if isinstance(node.value, ast.Name) else None
-    if source(target) is not None:
-        return None
-    if lazy or "sys.modules" in _text(module) or "__getattr__" in _text(module):
-        return None
-    raise NoSuchTarget(f"{name} in {module}", sorted(_names(tree)))
 
 
 def _signature(found: Definition, depth: int) -> Signature:
@@ -132,7 +73,7 @@ def _base(found: Definition, base: ast.expr, depth: int) -> Signature:
     if isinstance(base, ast.Name) and base.id in ("object", "Generic", "Protocol", "ABC"):
         return Signature()
     try:
-        where = _find(f"{found.module}.{ast.unparse(base)}", depth - 1)
+        where = definition(f"{found.module}.{ast.unparse(base)}", depth - 1)
     except NoSuchTarget:
         return OPEN
     return OPEN if where is None else _signature(where, depth - 1)
@@ -192,70 +133,3 @@ def _generic(name: str, parts: list[ast.expr]) -> Any:
 
 def _union(one: Any, other: Any) -> Any:
     return Any if one is Any or other is Any else typing.Union[one, other]  # noqa: UP007 (one may be None)
-
-
-@functools.cache
-def source(module: str) -> Path | None:
-    """Return the file of a module, None where there is none that can be read."""
-    package, *parts = module.split(".")
-    for root in _top(package) or []:
-        place = root.joinpath(*parts)
-        for file in (place / "__init__.py", place.with_suffix(".py") if parts else root.with_suffix(".py")):
-            if file.is_file():
-                return file
-    return None
-
-
-@functools.cache
-def _top(package: str) -> list[Path] | None:
-    """Return the folders of a top-level package (or a module's file without its suffix); nothing is imported."""
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        return None
-    if spec is None:
-        return None
-    if spec.submodule_search_locations is not None:
-        return [Path(place) for place in spec.submodule_search_locations]
-    return [Path(spec.origin).with_suffix("")] if spec.origin else []
-
-
-@functools.cache
-def _text(module: str) -> str:
-    file = source(module)
-    return file.read_text(encoding="utf-8") if file else ""
-
-
-@functools.cache
-def parsed(module: str) -> ast.Module:
-    """Return a module's syntax tree, an empty one where the file has mistakes: the import tells them better."""
-    try:
-        return ast.parse(_text(module))
-    except SyntaxError:
-        return ast.parse("")
-
-
-def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield top-level statements, those below `if` and `try` too."""
-    for node in body:
-        yield node
-        if isinstance(node, (ast.If, ast.Try)):
-            handlers: list[ast.stmt] = [n for h in getattr(node, "handlers", []) for n in h.body]
-            yield from _statements([*node.body, *handlers, *node.orelse])
-
-
-def _names(tree: ast.Module) -> Iterator[str]:
-    for node in _statements(tree.body):
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            yield node.name
-        elif isinstance(node, ast.ImportFrom):
-            yield from (alias.asname or alias.name for alias in node.names)
-
-
-def _absolute(node: ast.ImportFrom, module: str) -> str:
-    if not node.level:
-        return node.module or ""
-    file = source(module)
-    parts = module.split(".") if file and file.name == "__init__.py" else module.split(".")[:-1]
-    base = parts[: len(parts) - node.level + 1]
-    return ".".join([*base, *([node.module] if node.module else [])])

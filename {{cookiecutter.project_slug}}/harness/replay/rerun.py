@@ -15,6 +15,7 @@ from harness.checkpoint.ledger import read_ledger, usable
 from harness.checkpoint.read import Checkpoint
 from harness.config.trust import refuse_untrusted
 from harness.errors import UserError
+from harness.files import write_whole
 from harness.nan import bundle as bundles
 from harness.ranks import rank
 from harness.replay.diagnosis import Diagnosis, show
@@ -52,7 +53,7 @@ def rerun(bundle: Path, train: Callable[[DictConfig], Any], trust: Sequence[str]
             raise UserError(f"The run ended before step {facts['step']}.", cure="Is its config.yaml the one it had?")
     if rank() == 0:
         text = json.dumps(bundles.strict(diagnosis.plain()), indent=1, ensure_ascii=False)
-        (bundle / "diagnosis.json").write_text(text + "\n", encoding="utf-8")
+        write_whole(bundle / "diagnosis.json", text + "\n")
         show(diagnosis, bundle)
     return diagnosis
 

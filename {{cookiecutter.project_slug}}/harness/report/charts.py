@@ -18,6 +18,9 @@ MARKS = {  # kind of event: name, symbol, colour
     "oom": ("out of memory", "x", "#b7791f"),
     "resume": ("resumed", "line-ns-open", "#3457d5"),
 }
+COLOUR_BAR = {
+    "title": {"text": "change", "side": "right"}, "tickprefix": "10<sup>", "ticksuffix": "</sup>", "thickness": 12,
+}  # fmt: skip
 # From here on the moving average is easier to read than the points.
 MANY_POINTS = 30
 # More rows than this are drawn a layer each.
@@ -28,15 +31,8 @@ def loss(records: list[RunRecord]) -> go.Figure:
     figure = chart("nats per token")
     for record, colour in coloured(records):
         curve(figure, record, "loss", colour, name=label(records, record, "training"))
-        curve(
-            figure,
-            record,
-            "val_loss",
-            colour,
-            name=label(records, record, "validation"),
-            mode="lines+markers",
-            dash="dot",
-        )
+        held_out = label(records, record, "validation")
+        curve(figure, record, "val_loss", colour, name=held_out, mode="lines+markers", dash="dot")
         marks(figure, record)
     return figure
 
@@ -76,12 +72,7 @@ def heat(record: RunRecord) -> go.Figure:
         z=[[math.log10(change) if change > 0 else None for change in row] for row in changes],
         customdata=changes,
         colorscale="Viridis",
-        colorbar={
-            "title": {"text": "change", "side": "right"},
-            "tickprefix": "10<sup>",
-            "ticksuffix": "</sup>",
-            "thickness": 12,
-        },
+        colorbar=COLOUR_BAR,
         hovertemplate="%{y}<br>step %{x}: %{customdata:.2e} of its norm<extra></extra>",
     )
     figure.update_layout(hovermode="closest")

@@ -11,13 +11,10 @@ TARGET = "harness.report.terminal:report"
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "runs", metavar="RUN", nargs="+", type=Path, help="a run folder, such as runs/14m-stdlib-1f0c9a3e"
-    )
-    parser.add_argument(
-        "--json", dest="as_json", action="store_true", help="print JSON, for machines, and write no page"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run = "a run folder, such as runs/14m-stdlib-1f0c9a3e"
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=run)
+    as_json = "print JSON, for machines, and write no page"
+    parser.add_argument("--json", dest="as_json", action="store_true", help=as_json)
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the page here instead")
     return parser

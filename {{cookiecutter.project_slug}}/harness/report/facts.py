@@ -2,21 +2,13 @@
 
 from typing import Any
 
-from harness.report.curves import Curve
 from harness.report.record import RunRecord, mapping
+
+NUMBERS = ("first", "last", "lowest", "highest", "mean")  # of a curve
 
 
 def facts(record: RunRecord) -> dict[str, Any]:
     """Return what can be said of a run in numbers."""
-
-    def ends(curve: Curve) -> dict[str, float]:
-        return {
-            "first": curve.first,
-            "last": curve.last,
-            "lowest": curve.lowest,
-            "highest": curve.highest,
-            "mean": curve.mean,
-        }
 
     number = max(1, record.counts["gradient_stats"])
     largest = sorted(record.modules.items(), key=lambda item: item[1], reverse=True)[:10]
@@ -31,7 +23,7 @@ def facts(record: RunRecord) -> dict[str, Any]:
         "events": dict(record.counts),
         "trend": trend(record, "loss"),
         "accuracy_trend": trend(record, "accuracy"),
-        "curves": {name: ends(curve) for name, curve in record.curves.items()},
+        "curves": {name: {key: getattr(curve, key) for key in NUMBERS} for name, curve in record.curves.items()},
         "epochs": epochs(record),
         "updates": dict(record.updated),
         "labels": record.labels,

@@ -118,10 +118,3 @@ def partly_without_gradient(record: RunRecord) -> Symptom | None:
     text = f"of {data['parameters']} parameters {none} have none and {data['zero']} have zeros, at {steps(found)}"
     cure = "What no data reach does not learn: embeddings of absent tokens, layers that the loss does not use."
     return Symptom("watch", "Some parameters have no gradient", text, cure, "the-loss-is-flat")
-
-
-@rule
-def no_updates(record: RunRecord) -> Symptom | None:
-    found = record.steps_of("no_update")
-    cure = "Are the weights in the optimizer? Is optimizer.lr lost in the rounding of bf16 weights (use bf16-mixed)?"
-    return Symptom("bad", "Steps that moved no weight", steps(found), cure, "the-loss-is-flat") if found else None

@@ -1,15 +1,14 @@
 """Find the runs that a path names, and read each for a report."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
 from harness.config.secrets import masked
 from harness.errors import UserError
 from harness.report.record import Data, RunRecord
+from harness.report.symptoms import first_line
 from harness.run import folder as run_folder
 from harness.telemetry import events
 
@@ -37,8 +36,7 @@ def read(folder: Path) -> RunRecord:
     """Read the run in `folder`. Raises UserError where there is none, or none with an event log."""
     path = events.log_path(folder)
     runs_in(folder)
-    config = side_file(folder / "config.yaml", lambda: OmegaConf.to_container(run_folder.config(folder)))
-    record = RunRecord(folder, side_file(folder / "run.json", lambda: run_folder.read(folder)), masked(config))
+    record = RunRecord(folder, run_folder.read(folder), masked(_config(folder)))
     for event in events.current(path):
         record.add(event)
     if not record.counts:
@@ -48,15 +46,16 @@ def read(folder: Path) -> RunRecord:
     return record
 
 
-def side_file(path: Path, load: Callable[[], Any]) -> Data:
-    """Return what `load` makes of a file beside the log: nothing, and a warning, where it is damaged."""
+def _config(folder: Path) -> Data:
+    """Return the config of a run: nothing, and a warning, where it is damaged."""
+    path = folder / run_folder.CONFIG
     if not path.exists():
         return {}
     try:
-        if isinstance(found := load(), dict):
-            return found
+        if isinstance(found := OmegaConf.to_container(run_folder.config(folder)), dict):
+            return {str(key): value for key, value in found.items()}
         reason = "it is not a mapping"
-    except Exception as error:  # what a damaged file makes JSON, YAML and OmegaConf raise is theirs to choose
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # what a damaged file makes YAML and OmegaConf raise is theirs to choose
+        reason = first_line(error) or type(error).__name__
     log.warning("%s cannot be read (%s): the report is without it.", path, reason)
     return {}

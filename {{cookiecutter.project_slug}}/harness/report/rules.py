@@ -1,14 +1,49 @@
 """Judge a run: how it went and ended, besides how it learned. Each rule looks for one symptom, good or bad."""
 
+from dataclasses import replace
+
 from harness.report import learning  # noqa: F401 (its rules are found in RULES)
 from harness.report.facts import duration
 from harness.report.record import Data, RunRecord
 from harness.report.symptoms import RULES, Symptom, first_line, rule, steps
 
+# What a mark in a log says by itself: its kind, then the symptom, with the steps at which it was met.
+MARKED = {
+    "rows_without_label": Symptom(
+        "watch", "Some rows have no label", "first at {first}",
+        "They teach nothing: documents of one token, or answers cut off by the context. See +debug=data.",
+        "labels-out-of-range",
+    ),
+    "precision_fallback": Symptom(
+        "watch", "fp16 was given up", "at {steps}",
+        "Start with trainer.precision=bf16-mixed where the hardware has it.",
+        "nan-or-skipped-steps",
+    ),
+    "no_checkpoint": Symptom(
+        "bad", "Checkpoints could not be written", "{steps}",
+        "Free some space; checkpoint.max_gb limits what checkpoints take. Training goes on meanwhile.",
+        "it-crashed",
+    ),
+    "oom": Symptom(
+        "watch", "Memory ran out", "{steps}",
+        "Lower data.batch_size and raise trainer.accumulate_grad_batches as much; model.gradient_checkpointing=true.",
+        "out-of-memory",
+    ),
+    "no_update": Symptom(
+        "bad", "Steps that moved no weight", "{steps}",
+        "Are the weights in the optimizer? Is optimizer.lr lost in the rounding of bf16 weights (use bf16-mixed)?",
+        "the-loss-is-flat",
+    ),
+}  # fmt: skip
+
 
 def judge(record: RunRecord) -> list[Symptom]:
     """Return the symptoms, the worst first."""
     found = [symptom for function in RULES if (symptom := function(record))]
+    for kind, symptom in MARKED.items():
+        if at := record.steps_of(kind):
+            evidence = symptom.evidence.format(first=steps(at[:1]), steps=steps(at))
+            found.append(replace(symptom, evidence=evidence))
     return sorted(found, key=lambda symptom: ("bad", "watch", "good").index(symptom.level))
 
 
@@ -17,13 +52,9 @@ def crashed(record: RunRecord) -> Symptom | None:
     if record.end is not None or "exception" not in record.marks:
         return None
     step, data = [*record.marks["exception"]][-1]
-    return Symptom(
-        "bad",
-        "It ended with an exception",
-        f"{data.get('type', 'something')} at step {step:,}: {first_line(data.get('message')) or 'no message'}",
-        "The traceback is the last thing in logs/train.log. The same command goes on from the last checkpoint.",
-        "it-crashed",
-    )
+    text = f"{data.get('type', 'something')} at step {step:,}: {first_line(data.get('message')) or 'no message'}"
+    cure = "The traceback is the last thing in logs/train.log. The same command goes on from the last checkpoint."
+    return Symptom("bad", "It ended with an exception", text, cure, "it-crashed")
 
 
 @rule
@@ -66,14 +97,6 @@ def wrong_label(data: Data) -> str:
 
 
 @rule
-def rows_without_label(record: RunRecord) -> Symptom | None:
-    found = record.steps_of("rows_without_label")
-    cure = "They teach nothing: documents of one token, or answers cut off by the context. See +debug=data."
-    text = f"first at step {found[0]:,}" if found else ""
-    return Symptom("watch", "Some rows have no label", text, cure, "labels-out-of-range") if found else None
-
-
-@rule
 def skipped_steps(record: RunRecord) -> Symptom | None:
     found = record.steps_of("nan_skip")
     if not found:
@@ -87,27 +110,6 @@ def skipped_steps(record: RunRecord) -> Symptom | None:
 
 
 @rule
-def precision_fallback(record: RunRecord) -> Symptom | None:
-    found = record.steps_of("precision_fallback")
-    cure = "Start with trainer.precision=bf16-mixed where the hardware has it."
-    return Symptom("watch", "fp16 was given up", f"at {steps(found)}", cure, "nan-or-skipped-steps") if found else None
-
-
-@rule
-def no_checkpoint(record: RunRecord) -> Symptom | None:
-    found = record.steps_of("no_checkpoint")
-    cure = "Free some space; checkpoint.max_gb limits what checkpoints take. Training goes on meanwhile."
-    return Symptom("bad", "Checkpoints could not be written", steps(found), cure, "it-crashed") if found else None
-
-
-@rule
-def out_of_memory(record: RunRecord) -> Symptom | None:
-    found = record.steps_of("oom")
-    cure = "Lower data.batch_size and raise trainer.accumulate_grad_batches as much; model.gradient_checkpointing=true."
-    return Symptom("watch", "Memory ran out", steps(found), cure, "out-of-memory") if found else None
-
-
-@rule
 def slowing(record: RunRecord) -> Symptom | None:
     curve = record.curves.get("tokens_per_second")
     rates = [mean for _, mean, _, _ in curve.points()] if curve else []
@@ -118,10 +120,5 @@ def slowing(record: RunRecord) -> Symptom | None:
     if late > 0.7 * early:
         return None
     text = f"{early:,.0f} tokens per second at first, {late:,.0f} at the end"
-    return Symptom(
-        "watch",
-        "It became slower",
-        text,
-        "Heat, another process, or memory that fills: see nvidia-smi.",
-        "slow-training",
-    )
+    cure = "Heat, another process, or memory that fills: see nvidia-smi."
+    return Symptom("watch", "It became slower", text, cure, "slow-training")

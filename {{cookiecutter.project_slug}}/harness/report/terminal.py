@@ -3,10 +3,10 @@
 What a log says may come from anybody, so nothing of it reaches the terminal that a terminal would obey.
 """
 
+import errno
 import json
 import math
 import re
-import secrets
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,11 +17,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.errors import UserError
-from harness.report.facts import duration, facts
+from harness.files import write_whole
+from harness.report.facts import NUMBERS, duration, facts
 from harness.report.read import read, runs_in
 from harness.report.record import number
 from harness.report.rules import judge
-from harness.telemetry.logs import strip_ansi
+from harness.telemetry.plain import printable, strip_ansi
 
 COLOURS = {"good": "green", "watch": "yellow", "bad": "red"}
 UNITS = {"loss": "{:.4f}", "val_loss": "{:.4f}", "accuracy": "{:.1%}", "lr": "{:.3g}", "gradient": "{:.3g}"}
@@ -51,24 +52,17 @@ def report(runs: list[Path], as_json: bool, out: Path | None) -> None:
 
 
 def write(out: Path, text: str) -> None:
-    """Write a page beside its place and then into it: a link that lies there is replaced, never written through."""
-    beside = out.with_name(f".{out.name}.{secrets.token_hex(8)}")
     try:
-        with beside.open("x", encoding="utf-8") as file:
-            file.write(text)
-        beside.replace(out)
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        write_whole(out, text)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UserError(f"The page cannot be written to {out}: {error.strerror}.", cure="Try --out FILE.") from error
 
 
 def harmless(value: Any) -> Any:
     """Return plain data without what a terminal obeys: escape sequences and other control characters."""
-    if isinstance(value, dict):
-        return {harmless(key): harmless(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [harmless(inner) for inner in value]
-    return CONTROL.sub(" ", strip_ansi(value)) if isinstance(value, str) else value
+    return printable(value, lambda text: CONTROL.sub(" ", strip_ansi(text)))
 
 
 def tell(facts: dict[str, Any], console: Console) -> None:
@@ -132,11 +126,10 @@ def head(facts: dict[str, Any], console: Console) -> None:
 
 
 def curves(facts: dict[str, Any]) -> Table:
-    table = Table("", "first", "last", "lowest", "highest", "mean", box=None, pad_edge=False, header_style="dim")
+    table = Table("", *NUMBERS, box=None, pad_edge=False, header_style="dim")
     for name, curve in facts["curves"].items():
         form = UNITS.get(name, "{:,.0f}")
-        numbers = (curve[column] for column in ("first", "last", "lowest", "highest", "mean"))
-        table.add_row(name.replace("_", " "), *map(form.format, numbers))
+        table.add_row(name.replace("_", " "), *(form.format(curve[key]) for key in NUMBERS))
     for column in table.columns[1:]:
         column.justify = "right"
     return table

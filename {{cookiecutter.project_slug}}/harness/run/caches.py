@@ -18,20 +18,16 @@ PARTS = (
 
 
 def home(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return HF_HOME."""
     above = Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return Path(environ.get("HF_HOME") or above / "huggingface").expanduser()
 
 
 def hub(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder of downloads."""
-    return Path(
-        environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or home(environ) / "hub"
-    ).expanduser()
+    named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
+    return Path(named or home(environ) / "hub").expanduser()
 
 
 def token(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the file of the login token."""
     return Path(environ.get("HF_TOKEN_PATH") or home(environ) / "token").expanduser()
 
 

@@ -97,22 +97,18 @@ def _checked(folder: Path, part: str) -> Path:
     if part not in PARTS:
         raise UserError(f"{part!r} is none of the parts of a debug folder: {', '.join(PARTS)}.")
     root, target = folder.parent, folder / PARTS[part]
+    relative = target.relative_to(root)
     if not folder.name.isdecimal() or not (root / MARKER).is_file():
         raise UserError(
             f"{folder} is not a debug folder: nothing was removed.",
             cure=f"Debug folders are numbered and have the file {MARKER} beside them.",
         )
-    for step in (root, *(root / part for part in _steps(target.relative_to(root)))):
+    for step in (root, *(root / part for part in reversed(relative.parents[:-1])), target):
         if step.is_symlink() or (step.exists() and step.resolve() != root.resolve() / step.relative_to(root)):
             raise UserError(
                 f"{step} is a link to {step.resolve()}: nothing was removed.", cure="Remove the link by hand."
             )
     return target
-
-
-def _steps(relative: Path) -> list[Path]:
-    """`1/hf/datasets` gives `1`, `1/hf`, `1/hf/datasets`."""
-    return [*reversed(relative.parents[:-1]), relative]
 
 
 def _make(root: Path) -> None:

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from harness.config.secrets import masked_word
+from harness.config.secrets import hidden_in_report
 from harness.files import Unreadable, parsed
 from harness.ranks import launch
 
@@ -84,7 +84,7 @@ def attempt_facts(number: int) -> dict[str, Any]:
         "started": now(),
         "clock": datetime.datetime.now(datetime.UTC).timestamp(),
         "launch": launch(),
-        "command": [Path(sys.executable).name, *map(masked_word, sys.argv)],
+        "command": [Path(sys.executable).name, *map(hidden_in_report, sys.argv)],
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "python": platform.python_version(),

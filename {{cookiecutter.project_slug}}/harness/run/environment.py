@@ -43,7 +43,12 @@ def apply(env: Mapping[str, Value], environ: MutableMapping[str, str] = os.envir
     # A saved config has a mask where the secret was, which is not what any program should take for it.
     wanted = {name: text for name, value in env.items() if (text := _text(value)) != MASK}
     changed = {name: value for name, value in wanted.items() if environ.get(name) != value}
-    late = [f"{name} ({module})" for name in changed for module in _readers(name) if module in sys.modules]
+    late = [
+        f"{name} ({module})"
+        for name in changed
+        for module, beginnings in READ_AT_IMPORT.items()
+        if name.startswith(beginnings) and module in sys.modules
+    ]
     if late:
         raise UserError(
             f"Too late to set {', '.join(late)}: the library in brackets reads it at import and is imported already.",
@@ -77,10 +82,6 @@ def read_dotenv(path: Path, environ: Mapping[str, str] = os.environ) -> dict[str
         if match:
             found[match[1]] = _expand(_unquote(match[2]), {**found, **environ})
     return {name: value for name, value in found.items() if name not in environ}
-
-
-def _readers(name: str) -> list[str]:
-    return [module for module, beginnings in READ_AT_IMPORT.items() if name.startswith(beginnings)]
 
 
 def _text(value: Value) -> str | None:

@@ -6,9 +6,7 @@ manifest of the newest checkpoint knows which run and which experiment this is.
 
 import logging
 import os
-from collections.abc import Iterator
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +17,7 @@ from harness.config import saved
 from harness.config.identity import difference, digest, free_changes, other_experiment
 from harness.config.secrets import hidden_in_report, masked
 from harness.errors import UserError
-from harness.files import Unreadable, parsed, recovered, set_aside, write_whole
+from harness.files import Unreadable, numbered, parsed, recovered, set_aside, write_whole
 from harness.ranks import ATTEMPT, STARTED, launch, rank, wait_for
 from harness.run import diary as diaries
 from harness.run.diary import Diary
@@ -37,7 +35,7 @@ def choose_folder(cfg: DictConfig) -> str:
     """
     root = Path(cfg.run.root)
     if cfg.resume == "never" and rank() == 0:
-        return next(name for name in _names(cfg) if not (root / name).exists())
+        return next(name for name in numbered(cfg.run.name) if not (root / name).exists())
     if cfg.resume == "never" and ATTEMPT not in os.environ:
         return wait_for(lambda: _name_of_rank_0(cfg), f"a folder in {root}")
     _refuse_another_experiment(root / cfg.run.name, cfg)
@@ -187,14 +185,9 @@ def _is_damaged(folder: Path, before: DictConfig, cfg: DictConfig) -> bool:
     return bool(difference(before, cfg)) and _witness(folder) == digest(cfg)
 
 
-def _names(cfg: DictConfig) -> Iterator[str]:
-    yield str(cfg.run.name)
-    yield from (f"{cfg.run.name}-{number}" for number in count(2))
-
-
 def _name_of_rank_0(cfg: DictConfig) -> str | None:
     """Return the name that rank 0 of this launch has chosen, None as long as it has not."""
-    for name in _names(cfg):
+    for name in numbered(cfg.run.name):
         folder = Path(cfg.run.root, name)
         if not folder.exists():
             return None

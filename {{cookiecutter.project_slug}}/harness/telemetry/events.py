@@ -21,17 +21,17 @@ import os
 import re
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.config.secrets import hidden, hidden_in_report
-from harness.files import json_lines, make_folder, open_append, recovered, write_whole
+from harness.files import json_lines, make_folder, open_append
 from harness.telemetry.append import AppendOnlyFile
-from harness.telemetry.logs import printable
+from harness.telemetry.plain import printable
+from harness.telemetry.summary import SCHEMA, Summary
 
-SCHEMA = 1
 FOLDER = "debug_log"
 RELIED_ON: dict[str, Any] = {"event_type": str, "data": dict, "step": int, "attempt": int, "time": (int, float)}
 
@@ -108,42 +108,6 @@ class EventLog:
         while not self._closed.wait(seconds):
             if self._lines or self._file.waiting:
                 self.flush()
-
-
-class Summary:
-    """`summary.json`: where the run stands, in a few numbers, for a script or a person with `cat`."""
-
-    def __init__(self, path: Path, same: dict[str, Any]) -> None:
-        self.path = path
-        self.values: dict[str, Any] = {"schema": SCHEMA, "events": {}, "warnings": 0}
-        self.values |= recovered(path, parse_summary) or {}  # else the first attempt, or counting starts again
-        self.values |= same
-        self._count = Counter(self.values["events"])
-
-    def add(self, event: dict[str, Any], data: dict[str, Any]) -> None:
-        self._count[event["event_type"]] += 1
-        self.values["warnings"] += bool(event.get("warning"))
-        self.values |= {"time": event["time"], "step": event["step"], "last_event": event["event_type"]}
-        key = {"training_step": "loss", "validation": "val_loss"}.get(event["event_type"])
-        if key and math.isfinite(loss := data.get("loss") or math.nan):
-            seen = self.values.setdefault(key, {"first": loss, "lowest": loss})
-            self.values[key] = {"first": seen["first"], "last": loss, "lowest": min(loss, seen["lowest"])}
-
-    def write(self) -> None:
-        text = json.dumps(self.values | {"events": dict(self._count)}, indent=1)
-        # A full disk, or on Windows a reader that has it open: the next flush writes it.
-        with contextlib.suppress(OSError):
-            write_whole(self.path, text + "\n", durable=False)
-
-
-def parse_summary(text: str) -> dict[str, Any]:
-    """Return the numbers of an earlier attempt. Raises ValueError for anything else."""
-    values = json.loads(text)
-    counts = [values["warnings"], *values["events"].values()]
-    losses = [number for key in ("loss", "val_loss") if key in values for number in values[key].values()]
-    if not all(type(count) is int for count in counts) or not all(type(number) in (int, float) for number in losses):
-        raise ValueError("it is not a summary")
-    return dict(values)
 
 
 _current: EventLog | None = None

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from harness.config.secrets import masked, masked_word
+from harness.config.secrets import hidden_in_report, masked
 from harness.errors import UserError
 from harness.files import recovered, write_whole
 from harness.telemetry.append import AppendOnlyFile
@@ -81,7 +81,7 @@ def _going_on(entry: DictConfig, run_id: str, step: int, validated: bool) -> dic
 
 def _command_line_kept_out() -> dict[str, Any]:
     """wandb uploads the command line as it was typed; where there is a secret in it, it gets none of it."""
-    if [*map(masked_word, sys.argv)] == sys.argv:
+    if [*map(hidden_in_report, sys.argv)] == sys.argv:
         return {}
     import wandb
 

@@ -11,7 +11,6 @@ import logging
 import logging.handlers
 import math
 import os
-import re
 import shutil
 import signal
 import sys
@@ -27,39 +26,16 @@ from harness.config.secrets import hidden, hidden_in_report
 from harness.errors import UserError
 from harness.files import make_folder, open_append
 from harness.ranks import rank
+from harness.telemetry.plain import strip_ansi
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-# In this order: titles and hyperlinks (OSC) and other strings with their payload, colours and cursor moves (CSI), the
-# rest. An OSC that is never closed ends with its line, so that it cannot swallow the text below it.
-ANSI = re.compile(
-    r"(?:\x1b\]|\x9d)[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?"
-    r"|(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?"
-    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-    r"|\x1b[ -/]*[0-~]"
-)
-
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 # Lightning gives its loggers a console of their own, transformers also stops passing its records on [at import].
 LIBRARIES = (
     "lightning", "lightning.fabric", "lightning.pytorch", "lightning_utilities",
     "transformers", "datasets", "huggingface_hub",
 )  # fmt: skip
-
-
-def strip_ansi(text: str) -> str:
-    return ANSI.sub("", text)
-
-
-def printable(value: Any) -> Any:
-    """Return plain values whose texts do nothing to a terminal: without escape sequences and control characters."""
-    if isinstance(value, str):
-        return CONTROL.sub("", strip_ansi(value))
-    if isinstance(value, dict):
-        return {printable(key): printable(item) for key, item in value.items()}
-    return [printable(item) for item in value] if isinstance(value, list) else value
 
 
 class SecretsHidden(logging.Formatter):
@@ -177,12 +153,11 @@ def console() -> logging.Handler:
     if sys.stderr.isatty():
         from rich.logging import RichHandler
 
-        rich = RichHandler(console=terminal(), show_path=False, log_time_format="[%H:%M:%S]")
-        rich.setFormatter(SecretsHidden("%(message)s"))
-        rich.addFilter(_for_people)
-        return rich
-    handler = logging.StreamHandler()
-    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+        handler: logging.Handler = RichHandler(console=terminal(), show_path=False, log_time_format="[%H:%M:%S]")
+        handler.setFormatter(SecretsHidden("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     handler.addFilter(_for_people)
     return handler
 
