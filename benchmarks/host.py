@@ -26,7 +26,7 @@ from lm import fit
 from lm.module import loss_sums
 from timing import Bar, Outcome, Sample, Stopwatch, interleaved
 
-STEPS, WARM_UP = 300, 20
+STEPS, WARM_UP = 200, 20
 PICKS = Picks("cpu", "32-true", compile=False, attention="eager")
 OURS, BARE, RAW, USUAL = "`train.py`, all on", "bare Lightning", "raw loop", "Lightning's own clip, bar, loggers"
 WITHOUT = {
