@@ -52,6 +52,7 @@ class GuardedModule(LightningModule):
         self.isolate_micro_batches, self.dropped_micro_batches = False, torch.zeros(())
         self.splitter = MicrobatchSplitter(self._forget, self._step_context)
         self._gate: StepGate | None = None
+        self._walked: tuple[Any, int, list[nn.Parameter]] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let every `training_step` that a subclass writes be done again in pieces when memory runs out."""
@@ -81,14 +82,13 @@ class GuardedModule(LightningModule):
     # What Lightning calls.
 
     def backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
-        one = torch.ones_like(loss)
-        scale = one * self._loss_scale.to(loss.device) if self._loss_scale else None
-        factor = (one if scale is None else scale) / self.trainer.accumulate_grad_batches
-        if self.isolate_micro_batches and self.trainer.accumulate_grad_batches > 1:
+        scale = torch.ones_like(loss) * self._loss_scale.to(loss.device) if self._loss_scale else None
+        micro_batches, number = self.trainer.accumulate_grad_batches, self.trainer.global_step + 1
+        if self.isolate_micro_batches and micro_batches > 1:
             with self._isolated(loss):
-                self.splitter.backward(loss, factor, scale, self.trainer.global_step + 1)
+                self.splitter.backward(loss, scale, micro_batches, number)
         else:
-            self.splitter.backward(loss, factor, scale, self.trainer.global_step + 1)
+            self.splitter.backward(loss, scale, micro_batches, number)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -110,15 +110,17 @@ class GuardedModule(LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         assert self._gate is not None and self.mean is not None
-        self.decision = self.guard.decide(total_norm(self.parameters()), self.mean.factor, self.mean.loss)
+        self.decision = self.guard.decide(total_norm(self._all_parameters(optimizer)), self.mean.factor, self.mean.loss)
         self._gate.set(self.decision)
         if scale := self._loss_scale:
             scale.update(~self.decision.norm.isfinite())
-        self.log("train/loss", self.mean.loss)
-        self.log("grad_norm", self.decision.norm)
+        if self._step_is_read():
+            self.log("train/loss", self.mean.loss)
+            self.log("grad_norm", self.decision.norm)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        self.log("lr", optimizer.param_groups[0]["lr"])
+        if self._step_is_read():
+            self.log("lr", optimizer.param_groups[0]["lr"])
 
     def on_validation_epoch_start(self) -> None:
         # float64, in which a sum over billions of labels keeps its digits; Apple's GPUs have none.
@@ -151,6 +153,26 @@ class GuardedModule(LightningModule):
     def _loss_scale(self) -> LossScale | None:
         plugin = self.trainer.precision_plugin
         return plugin.loss_scale if isinstance(plugin, FallbackPrecision) else None
+
+    def _step_is_read(self) -> bool:
+        """Say whether anybody reads what this optimizer step logs: logging at each would be a sixth of a fast step.
+
+        Loggers read every so many steps, whoever holds the Trainer after the last, and a callback that does not say
+        `reads_metrics = False` at any.
+        """
+        trainer, every = self.trainer, self.trainer.log_every_n_steps
+        if every and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0:
+            return True
+        last = trainer.is_last_batch or trainer.global_step + 1 == trainer.max_steps
+        return last or any(getattr(callback, "reads_metrics", True) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+
+    def _all_parameters(self, optimizer: Optimizer) -> list[nn.Parameter]:
+        """Return every parameter, in the module's order. To walk a deep module at each step costs more than the norm;
+        a parameter that is new to it and learns is new to the optimizer."""
+        known = sum(len(group["params"]) for group in optimizer.param_groups)
+        if self._walked is None or self._walked[:2] != (optimizer, known):
+            self._walked = optimizer, known, list(self.parameters())
+        return self._walked[2]
 
     @contextmanager
     def _isolated(self, loss: Tensor) -> Iterator[None]:

@@ -54,6 +54,7 @@ class DurableCheckpoint(Callback):
         self.every_seconds = math.inf if every_minutes is None else 60 * every_minutes
         self.retention = keep.Retention(keep_last, keep_best, None if max_gb is None else max_gb * 1e9)
         self.monitor = monitor
+        self.reads_metrics = not monitor.startswith("val/")
         self.clock = clock
         self._tried_step = 0
         self._tried_at = clock()

@@ -33,6 +33,8 @@ class DebugLog(Callback):
     """Writes an event at step 1 and every so many optimizer steps (0: never): the loss and predictions beside labels,
     the norms of the gradients, how far a step moved the weights."""
 
+    reads_metrics = False
+
     def __init__(
         self,
         *,

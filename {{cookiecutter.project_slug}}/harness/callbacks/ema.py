@@ -19,6 +19,8 @@ class Ema(WeightAveraging):
     `trainer.safetensors` the weights that training goes on with. `device` puts the copy elsewhere, such as `cpu`.
     """
 
+    reads_metrics = False
+
     def __init__(self, *, decay: float = 0.999, every_n_steps: int = 1, device: str | None = None) -> None:
         super().__init__(device=device, multi_avg_fn=self._forget_and_learn)
         self.decay = decay

@@ -20,6 +20,8 @@ class ExactResume(Callback):
     A module may have `checkpoint_files()`: files that a checkpoint is to have besides, {name: content}.
     """
 
+    reads_metrics = False
+
     def __init__(self) -> None:
         self._rng: dict[str, Any] | None = None  # what the generators are set to at the next boundary
         self._loaded: dict[str, Any] = {}

@@ -42,6 +42,8 @@ class NanGuard(Callback):
         step. Costs a copy of the gradients.
     """
 
+    reads_metrics = False
+
     def __init__(
         self,
         *,

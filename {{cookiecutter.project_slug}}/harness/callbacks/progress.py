@@ -21,6 +21,8 @@ class Progress(ProgressBar):
     `refresh_seconds` is how often the loss is read from the device: the only time at which the host waits for it.
     """
 
+    reads_metrics = False
+
     def __init__(self, every_seconds: float = 30.0, refresh_seconds: float = 0.5) -> None:
         super().__init__()
         self.every_seconds = every_seconds
@@ -65,30 +67,29 @@ class Progress(ProgressBar):
         if now - self._shown < every or not self._enabled:
             return
         self._shown = now
-        self._show(trainer)
+        self._show(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._enabled:
-            self._show(trainer)
+            self._show(trainer, pl_module)
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop()
 
-    def _show(self, trainer: Trainer) -> None:
-        facts = "  ".join(self._facts(trainer))
+    def _show(self, trainer: Trainer, module: Any) -> None:
+        facts = "  ".join(self._facts(trainer, module))
         if self._bar:
             self._bar.update(self._task, completed=trainer.global_step, facts=facts)
         else:
             log.info("step %d of %d  %s", trainer.global_step, trainer.max_steps, facts)
 
-    def _facts(self, trainer: Trainer) -> list[str]:
+    def _facts(self, trainer: Trainer, module: Any) -> list[str]:
         metrics = trainer.callback_metrics
-        shown = [
-            f"{label} {float(metrics[name]):.3f}"
-            for label, name in (("loss", "train/loss"), ("val", "val/loss"))
-            if name in metrics
-        ]
+        # From the module: not every step is logged.
+        shown = [] if module.mean is None else [f"loss {float(module.mean.loss):.3f}"]
+        if "val/loss" in metrics:
+            shown.append(f"val {float(metrics['val/loss']):.3f}")
         if "skipped_steps" in metrics:
             shown.append(f"skipped {int(metrics['skipped_steps'])}")
         seconds = time.monotonic() - self._started

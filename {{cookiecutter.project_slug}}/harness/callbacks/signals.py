@@ -19,6 +19,8 @@ class Signals(Callback):
     The limit is `max_minutes` from the start of the process, or the end of the SLURM job where SLURM tells it.
     """
 
+    reads_metrics = False
+
     def __init__(self, max_minutes: float | None = None, spare_seconds: float = 60.0) -> None:
         ends = [] if max_minutes is None else [signals.STARTED + 60 * max_minutes]
         if end := os.environ.get("SLURM_JOB_END_TIME"):

@@ -65,6 +65,7 @@ class Guard:
         self.fixed_limit = LARGEST if self.adaptive else min(float(skip_above or math.inf), LARGEST)
         self.sigmas = sigmas
         self.statistics = torch.zeros(3)  # steps counted, mean and variance of log-norm
+        self._fixed: Tensor | None = None
 
     @torch.no_grad()
     def decide(self, norm: Tensor, factor: Tensor | float = 1.0, loss: Tensor | None = None) -> StepDecision:
@@ -82,7 +83,9 @@ class Guard:
     def _limit(self, device: torch.device) -> Tensor:
         self.statistics = self.statistics.to(device, non_blocking=True)
         if not self.adaptive:
-            return torch.full((), self.fixed_limit, device=device)
+            if self._fixed is None or self._fixed.device != device:
+                self._fixed = torch.full((), self.fixed_limit, device=device)
+            return self._fixed
         count, mean, variance = self.statistics
         limit = torch.exp(mean + self.sigmas * variance.sqrt().clamp(min=SMALLEST_SIGMA)).clamp(max=LARGEST)
         return torch.where(count >= WARMUP, limit, LARGEST)
@@ -123,12 +126,12 @@ class StepGate:
 
     def __enter__(self) -> Self:
         self._skip = None
-        states = [(p, self.optimizer.state.get(p, {})) for p in self._parameters()]
-        if self.fused:
+        states, parameters = self.optimizer.state, self._parameters()
+        if not self.fused:
+            self._before = [(p, p.detach().clone(), _copy(states.get(p, {}))) for p in parameters]
+        elif len(states) < len(parameters) or not all(states.values()):
             # Only state that this step will create: torch's fused SGD leaves a held back momentum uninitialised.
-            self._before = [(p, None, {}) for p, state in states if not state]
-        else:
-            self._before = [(p, p.detach().clone(), _copy(state)) for p, state in states]
+            self._before = [(p, None, {}) for p in parameters if not states.get(p)]
         return self
 
     @torch.no_grad()

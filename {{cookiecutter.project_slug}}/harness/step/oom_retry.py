@@ -56,16 +56,17 @@ class MicrobatchSplitter:
             # Not inside `except`: the traceback keeps alive what fills the memory.
             self._halve(number)
 
-    def backward(self, loss: Tensor, factor: Tensor, scale: Tensor | None, number: int) -> None:
-        """Backpropagate a micro-batch. `loss` is what became of `forward`'s; `scale` multiplies its gradient, and
-        `factor` is the gradient of `forward`'s own loss, for the pieces that come later."""
+    def backward(self, loss: Tensor, scale: Tensor | None, micro_batches: int, number: int) -> None:
+        """Backpropagate a micro-batch. `loss` is what became of `forward`'s: the loop divided it by
+        `micro_batches`, but not the pieces that come later; `scale` multiplies the gradient of all."""
         window, done = self._window[-1:], 1  # one piece has been forward
         while True:
             try:
                 if done:
                     loss.backward(scale)
                 if self.pieces > 1:
-                    self._rest(window, done, factor)
+                    one = torch.ones_like(loss) if scale is None else scale
+                    self._rest(window, done, one / micro_batches)
                 return
             except Exception as error:
                 if not out_of_memory(error):

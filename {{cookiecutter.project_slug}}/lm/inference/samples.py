@@ -37,6 +37,8 @@ class Samples(Callback):
     with the same `seed`: to the console, TensorBoard or wandb, and `samples.jsonl`. An empty prompt begins a document.
     """
 
+    reads_metrics = False
+
     def __init__(
         self,
         prompts: Sequence[str],

@@ -1,0 +1,22 @@
+"""A Lightning callback that times a stretch of steps from inside of a run."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from timing import Sample, Stopwatch
+
+
+class Clock(Callback):
+    """Times `steps` steps after `warm_up` others, from one batch's first hook to a later batch's. Comes last."""
+
+    last: Sample  # of a step, of the newest run
+
+    def __init__(self, steps: int, warm_up: int) -> None:
+        self.steps, self.warm_up = steps, warm_up
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.warm_up:
+            self.watch = Stopwatch()
+        elif batch_idx == self.warm_up + self.steps:
+            Clock.last = self.watch.read().per(self.steps)

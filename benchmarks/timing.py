@@ -1,0 +1,122 @@
+"""How everything here is timed: contestants take turns on one machine, wall time beside CPU time, medians and spread.
+
+A shared machine drifts, so contestants are compared within a round, where they met the same machine, and rounds run
+forward and backward in turn. CPU time is what is left of a step when others wait for the same cores.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Seconds of one piece of work; `cpu` counts all threads, and the children of a timed command."""
+
+    wall: float
+    cpu: float
+    megabytes: float = 0.0  # peak of resident memory, of a timed command
+
+    def per(self, pieces: float) -> "Sample":
+        return Sample(self.wall / pieces, self.cpu / pieces, self.megabytes)
+
+
+class Stopwatch:
+    """Started when made."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> Sample:
+        return Sample(time.perf_counter() - self.wall, time.process_time() - self.cpu)
+
+
+def timed(action: Callable[[], Any]) -> Sample:
+    watch = Stopwatch()
+    action()
+    return watch.read()
+
+
+def command(words: Sequence[str], **options: Any) -> Sample:
+    """Time a command from its start to its end. Ends this process with its output where it fails."""
+    watch = Stopwatch()
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = status
+    if status:
+        sys.exit(f"{' '.join(words)}\n{output.decode(errors='replace')[-2000:]}")
+    megabytes = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return Sample(watch.read().wall, usage.ru_utime + usage.ru_stime, megabytes)
+
+
+Samples = dict[str, list[Sample]]
+
+
+def interleaved(contestants: dict[str, Callable[[], Sample]], rounds: int, warm_up: int = 1) -> Samples:
+    """Let every contestant run once a round; every other round begins with the last one."""
+    samples: Samples = {name: [] for name in contestants}
+    for number in range(-warm_up, rounds):
+        for name in sorted(contestants, key=list(contestants).index, reverse=number % 2 == 1):
+            sample = contestants[name]()
+            if number >= 0:
+                samples[name].append(sample)
+    return samples
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with its quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        if len(values) < 2:
+            return cls(*[values[0]] * 3)
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high)
+
+    @property
+    def width(self) -> float:
+        """How far the quartiles are apart, as a share of the median."""
+        return (self.high - self.low) / abs(self.median) if self.median else 0.0
+
+
+def ratio(samples: Samples, of: str, over: str, clock: str) -> Spread:
+    """Return how many times as long `of` takes as `over`: medians over medians, and quartiles over the rounds."""
+    first, second = ([getattr(sample, clock) for sample in samples[name]] for name in (of, over))
+    rounds = Spread.of([a / b for a, b in zip(first, second, strict=True)])
+    return Spread(statistics.median(first) / statistics.median(second), rounds.low, rounds.high)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A ratio that is to be reached: `of` over `over`, at most `limit`, by the clock that shows it best."""
+
+    says: str
+    of: str
+    over: str
+    limit: float | None = None  # None: told, not demanded
+    clock: str = "cpu"
+
+
+@dataclass
+class Outcome:
+    """What a benchmark found. `rates`: what each contestant handled a run and its unit, where a speed says more."""
+
+    samples: Samples
+    bars: list[Bar]
+    unit: str = "ms"  # of the table: "ms" or "s"
+    rates: dict[str, float] = field(default_factory=dict)
+    rate_unit: str = ""
+    memory: bool = False
+    notes: list[str] = field(default_factory=list)
