@@ -12,7 +12,9 @@ from harness.telemetry import events
 
 
 class Leak(Callback):
-    def __init__(self, api_key: str, token: str, step: int, how: str = "nothing") -> None:
+    def __init__(
+        self, api_key: str, token: str, step: int, how: str = "nothing", note: str = "", other: str = ""
+    ) -> None:
         self.api_key, self.token, self.step, self.how = api_key, token, step, how
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

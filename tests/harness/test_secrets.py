@@ -177,8 +177,8 @@ PLANTS = (
     "+callbacks.leak={_target_:planted.Leak,step:3,api_key:"
     + PLANTED["command line"]
     + ",token:${oc.env:PLANTED_TOKEN}}",
-    "++data.note=https://me:" + PLANTED["address"] + "@host/x",
-    "++data.other=" + PLANTED["innocent name"],
+    "++callbacks.leak.note=https://me:" + PLANTED["address"] + "@host/x",
+    "++callbacks.leak.other=" + PLANTED["innocent name"],
 )
 
 
@@ -203,7 +203,7 @@ def test_no_planted_secret_is_in_any_byte_written_or_printed(small: list[str], t
     written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".env"}
     assert any(path.name == {"sweep": "multirun.yaml"}.get(ending, "report.html") for path in written), said
     assert ending != "nan" or any("nan" in path.parts and path.name == "incident.json" for path in written), said
-    assert ending != "crash" or "Leak" in said
+    assert "refused: ***" in said  # it was said, without them
     for where, secret in PLANTED.items():
         assert secret not in said, (where, said[-3000:])
         assert not [path for path, content in written.items() if secret.encode() in content], where

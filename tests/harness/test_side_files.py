@@ -261,6 +261,7 @@ def configured(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> DictCo
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)  # half a second an example, and six times that on a busy machine
 @settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(name=st.sampled_from(SIDE_FILES), content=BYTES, keep=st.integers(0, 400))
 @example(name="run.json", content=b'{"id": "00", "attempts": [{"attempt": null}]}', keep=0)
@@ -283,7 +284,7 @@ def look(run: Path, cfg: DictConfig) -> None:
     assert read.newest_valid(run / "checkpoints").manifest == manifest
     assert opened.diary["attempts"] and isinstance(opened.attempt, int)
     opened.note(picks={})
-    logger = CsvLogger(str(run), first_step=2)
+    logger = CsvLogger(str(run), after_step=1)
     logger.log_metrics({"train/loss": 1.0}, step=2)
     assert (run / "metrics.csv").read_text(encoding="utf-8").rstrip().rpartition("\n")[2].startswith("2,")
     log = events.open_log(run, run_id=opened.id, attempt=opened.attempt)

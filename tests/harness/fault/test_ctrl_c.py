@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from places import HARNESS_TESTS, PROJECT
 from processes import Process
 
 from harness.checkpoint import read
@@ -39,15 +39,17 @@ def test_ctrl_c_in_the_second_job_of_a_sweep(small, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_torch_is_imported(small, tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text(
+def test_ctrl_c_while_libraries_are_imported(small, tmp_path: Path) -> None:
+    (tmp_path / "tokenizers.py").write_text(
         "import pathlib, time\npathlib.Path('reached').touch()\ntime.sleep(60)\n", encoding="utf-8"
     )
-    process = Process(tmp_path, [*small, *RUN], PYTHONPATH=os.pathsep.join(map(str, (tmp_path, PROJECT))))
+    process = Process(
+        tmp_path, [*small, *RUN], PYTHONPATH=os.pathsep.join(map(str, (tmp_path, PROJECT, HARNESS_TESTS)))
+    )
     process.until((tmp_path / "reached").exists)
     process.send(signal.SIGINT)
     assert process.ended() == 130, process.output
-    assert "Stopped by SIGINT" in process.output and "Traceback" not in process.output
+    assert "Stopped by Ctrl-C." in process.output and "Traceback" not in process.output
 
 
 @pytest.mark.slow
