@@ -3,7 +3,6 @@
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-
 from timing import Sample, Stopwatch
 
 

@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import project
-
 import torch
 from clock import Clock
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from timing import Bar, Outcome, Sample, Stopwatch, interleaved
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.hardware import Picks
 from lm import fit
 from lm.module import loss_sums
-from timing import Bar, Outcome, Sample, Stopwatch, interleaved
 
 STEPS, WARM_UP = 200, 20
 PICKS = Picks("cpu", "32-true", compile=False, attention="eager")
@@ -75,7 +74,8 @@ def measure(rounds: int = 12) -> Outcome:
         words = [
             *project.overrides(Path(folder)), "model=tiny", "model.config.vocab_size=300", "data.batch_size=1",
             "model.config.max_position_embeddings=8", "trainer=cpu", "trainer.precision=32-true",
-            f"trainer.max_steps={WARM_UP + STEPS + 2}", "checkpoint.every_n_steps=null", "checkpoint.every_minutes=null",
+            f"trainer.max_steps={WARM_UP + STEPS + 2}",
+            "checkpoint.every_n_steps=null", "checkpoint.every_minutes=null",
             f"+callbacks.clock={{_target_:clock.Clock,steps:{STEPS},warm_up:{WARM_UP}}}",
         ]  # fmt: skip
         cfg = project.config(words)

@@ -36,8 +36,9 @@ def overrides(folder: Path) -> list[str]:
 
 
 def config(words: list[str]) -> Any:
-    from harness.config.compose import compose
     from omegaconf import OmegaConf
+
+    from harness.config.compose import compose
 
     cfg = compose(words)
     OmegaConf.resolve(cfg)

@@ -1,4 +1,5 @@
-"""What a step logs is logged when somebody reads it, with the same numbers: a logger, a callback, whoever comes last."""
+"""What a step logs is logged when somebody reads it, with the same numbers: a logger, a callback, whoever comes
+last."""
 
 import math
 from pathlib import Path

@@ -160,11 +160,12 @@ class GuardedModule(LightningModule):
         Loggers read every so many steps, whoever holds the Trainer after the last, and a callback that does not say
         `reads_metrics = False` at any.
         """
-        trainer, every = self.trainer, self.trainer.log_every_n_steps
+        trainer: Any = self.trainer  # whose `callbacks` and `log_every_n_steps` Lightning sets without declaring them
+        every = trainer.log_every_n_steps
         if every and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0:
             return True
         last = trainer.is_last_batch or trainer.global_step + 1 == trainer.max_steps
-        return last or any(getattr(callback, "reads_metrics", True) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        return last or any(getattr(callback, "reads_metrics", True) for callback in trainer.callbacks)
 
     def _all_parameters(self, optimizer: Optimizer) -> list[nn.Parameter]:
         """Return every parameter, in the module's order. To walk a deep module at each step costs more than the norm;
