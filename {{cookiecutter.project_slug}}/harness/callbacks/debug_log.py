@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from harness.batch import Batch, BatchFormat
+from harness.checkpoint.io import run_facts
 from harness.errors import Stopped
 from harness.module import GuardedModule
-from harness.run import folder as run_folder
 from harness.step.delayed import DelayedReadback
 from harness.telemetry import events, logs, statistics
 from harness.telemetry.description import describe, groups
@@ -64,11 +64,11 @@ class DebugLog(Callback):
         link_log(trainer)
         if not self.enabled:
             return
-        diary = run_folder.read(Path(trainer.default_root_dir))
+        facts = run_facts(trainer)
         events.open_log(
             Path(trainer.default_root_dir),
-            run_id=diary.get("id", ""),
-            attempt=len(diary.get("attempts", ())) or 1,
+            run_id=facts.id or "",
+            attempt=facts.attempt,
             rank=trainer.global_rank,
             buffer=self.buffer,
             flush_seconds=self.flush_seconds,

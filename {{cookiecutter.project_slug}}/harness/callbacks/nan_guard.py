@@ -12,12 +12,13 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from harness.batch import Batch
+from harness.checkpoint.finite import first_non_finite, training_states
 from harness.checkpoint.keep import pin, unpin
 from harness.checkpoint.ledger import anchors, usable
 from harness.distributed import all_reduce_max
 from harness.errors import UserError
 from harness.nan import bundle as bundles
-from harness.nan.evidence import Memory, facts_about, first_non_finite, why
+from harness.nan.evidence import Memory, facts_about, why
 from harness.nan.guard import Guard
 from harness.nan.policy import Action, Policy
 from harness.nan.rollback import roll_back
@@ -121,13 +122,13 @@ class NanGuard(Callback):
             return
         self._report(trainer, module, reading)
         module.log("skipped_steps", float(self.skipped))
-        finite = math.isfinite(norm) or not all_reduce_max(first_non_finite(module, ()) != "", trainer)
+        finite = math.isfinite(norm) or not all_reduce_max(first_non_finite(training_states(module, [])) != "", trainer)
         self._act(trainer, module, reading.step, "" if finite else "a weight is not finite")
 
     def _check_state(self, trainer: Trainer, module: Any) -> None:
         """Look at what no gradient shows: a weight that the last step spoiled, an infinite moment, which would freeze
         its weight for ever without a bad step."""
-        bad = first_non_finite(module, trainer.optimizers)
+        bad = first_non_finite(training_states(module, trainer.optimizers))
         if all_reduce_max(bad != "", trainer):
             self._act(trainer, module, self._step, f"{bad or 'a value on another rank'} is not finite")
 

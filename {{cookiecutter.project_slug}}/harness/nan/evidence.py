@@ -2,14 +2,13 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from harness.batch import Batch
 from harness.nan.bundle import weight_norms
@@ -79,23 +78,6 @@ def _outputs(module: Any, batch: Batch) -> dict[str, Any] | None:
     except (TypeError, KeyError, AttributeError, NotImplementedError):
         return None
     return describe(outputs) if isinstance(outputs, Tensor) else None
-
-
-def first_non_finite(module: Any, optimizers: Iterable[Optimizer]) -> str:
-    """Return the name of a weight, or of an optimizer's moment, that is not finite; empty if all are. One pass, one
-    wait."""
-    named = dict(module.named_parameters())
-    names = {parameter: name for name, parameter in named.items()}
-    for optimizer in optimizers:
-        for parameter, state in optimizer.state.items():
-            moments = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-            named |= {f"{key} of {names.get(parameter, 'a weight')}": value for key, value in moments.items()}
-    tensors = {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
-    if not tensors:
-        return ""
-    device = next(iter(tensors.values())).device
-    flags = torch.stack([torch.isfinite(tensor).all().to(device) for tensor in tensors.values()]).tolist()
-    return next((name for name, finite in zip(tensors, flags, strict=True) if not finite), "")
 
 
 def why(norm: float, limit: float, loss: float) -> str:
