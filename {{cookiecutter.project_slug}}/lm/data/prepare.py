@@ -18,6 +18,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer
 
+from harness.data.growing import GrowingFiles
+from harness.data.split import Sample, as_limit, chosen
 from harness.errors import UserError
 from harness.run import artifact
-from lm.data.encode import Journal, encode
+from lm.data.encode import Progress, encode, survey
 from lm.data.sources import Document, Source
-from lm.data.split import as_limit, chosen
-from lm.data.survey import Sample, survey
 from lm.data.tokenizer import TokenizerChoice, special_ids, special_tokens, tokenizer_config
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,8 @@ def validation_source(data: DictConfig) -> DictConfig | None:
 def documents(source: Source, validation: Source | None, recipe: Recipe) -> Iterator[tuple[str, Document]]:
     """Yield all documents in their order, each with its split. Validation text of its own leaves none to hold out."""
     val_fraction = recipe.val_fraction if validation is None else 0.0
-    yield from chosen(source.documents(), recipe.seed, val_fraction, as_limit(recipe.limit))
+    content = attrgetter("content")
+    yield from chosen(source.documents(), content, recipe.seed, val_fraction, as_limit(recipe.limit))
     if validation is not None:
         yield from (("val", document) for document in validation.documents())
 
@@ -172,9 +174,10 @@ def prepare(
 
 def encode_only(tokenizer: Tokenizer, end: int, source: Source, folder: Path) -> Prepared:
     """Write all documents of `source` to `folder` as validation text, encoded with a tokenizer that exists already."""
-    journal = Journal(getattr(source, "size", 0), tokenizer.get_vocab_size())
-    encode((("val", document) for document in source.documents()), tokenizer, end, folder, journal)
-    return Prepared(folder, {"dtype": journal.dtype, "val": journal.splits["val"].as_facts()})
+    progress = Progress(getattr(source, "size", 0), tokenizer.get_vocab_size())
+    with GrowingFiles(folder) as files:
+        encode((("val", document) for document in source.documents()), tokenizer, end, files, progress)
+    return Prepared(folder, {"dtype": progress.dtype, "val": progress.splits["val"]})
 
 
 def _make(
@@ -182,23 +185,23 @@ def _make(
 ) -> dict[str, Any]:
     """Write the files, going on with what an earlier attempt left in `folder`."""
     text = functools.partial(documents, source, validation, recipe)
-    journal = Journal.load(folder)
-    if journal is None:
-        found = survey(text(), getattr(source, "size", None))
-        _refuse_empty(found.documents, recipe, by_path=validation is not None)
-        tokenizer = _write_tokenizer(found.sample, source, recipe, choice, folder)
-        journal = Journal(found.total, tokenizer.get_vocab_size())
-        journal.save(folder)
-    else:
-        log.info("Going on after %s documents that are prepared already.", f"{journal.documents:,}")
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    end = special_ids(tokenizer, folder)["eos_token_id"]
-    assert end is not None  # `choice.names` has looked
-    encode(text(), tokenizer, end, folder, journal)
-    counts = {split: count.as_facts() for split, count in journal.splits.items()}
-    train, val = (f"{count['tokens']:,}" for count in counts.values())
+    with GrowingFiles(folder) as files:
+        if files.state is None:
+            found = survey(text(), getattr(source, "size", None))
+            _refuse_empty(found.documents, recipe, by_path=validation is not None)
+            tokenizer = _write_tokenizer(found.sample, source, recipe, choice, folder)
+            progress = Progress(found.total, tokenizer.get_vocab_size())
+            files.save(asdict(progress))
+        else:
+            progress = Progress(**files.state)
+            log.info("Going on after %s documents that are prepared already.", f"{progress.documents:,}")
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        end = special_ids(tokenizer, folder)["eos_token_id"]
+        assert end is not None  # `choice.names` has looked
+        encode(text(), tokenizer, end, files, progress)
+    train, val = (f"{counts['tokens']:,}" for counts in progress.splits.values())
     log.info("Prepared %s tokens for training and %s for validation.", train, val)
-    return {"recipe": asdict(recipe), "dtype": journal.dtype, "vocab_size": journal.vocab_size, **counts}
+    return {"recipe": asdict(recipe), "dtype": progress.dtype, "vocab_size": progress.vocab_size, **progress.splits}
 
 
 def _write_tokenizer(
@@ -206,8 +209,9 @@ def _write_tokenizer(
 ) -> Tokenizer:
     log.info("The tokenizer (%s) learns from %s documents", choice, f"{len(sample):,}")
     special = _special(source)
+    texts = (content.decode("utf-8", "surrogatepass") for content in sample)
     show = sys.stderr.isatty()
-    tokenizer = choice.build(sample.texts(), recipe.vocab_size, len(sample), special=special, show=show)
+    tokenizer = choice.build(texts, recipe.vocab_size, len(sample), special=special, show=show)
     config = tokenizer_config(choice.names(tokenizer), special)
     for name, content in (("tokenizer_config.json", config), ("chat_template.jinja", _template(source))):
         if content is not None:

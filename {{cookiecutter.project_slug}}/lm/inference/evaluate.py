@@ -2,31 +2,27 @@
 
 import json
 import math
-import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from harness.console import watched
 from harness.errors import UserError
 from lm.batch import model_inputs
 from lm.data.datamodule import collate, windows
 from lm.data.prepare import Prepared, encode_only, prepare_data
 from lm.data.tokenizer import end_of_text
-from lm.inference.load import Trained, load, say
+from lm.inference.load import Trained, load
 from lm.models.build import model_config, vocabulary_size
 from lm.module import loss_sums
-
-SECONDS_BETWEEN_LINES = 10.0
 
 
 def evaluate(path: str, data: str | None, overrides: list[str], as_json: bool, trust: Sequence[str] = ()) -> None:
@@ -121,7 +117,7 @@ def score(trained: Trained, prepared: Prepared, batch_size: int = 8) -> tuple[fl
     )
     options = {"use_cache": False} if isinstance(trained.model, PreTrainedModel) else {}
     nats, tokens = 0.0, 0
-    for batch in watched(loader):
+    for batch in watched(loader, len(loader), "batches"):
         batch = {name: tensor.to(trained.device) for name, tensor in batch.items()}
         output = trained.model(**model_inputs(batch), **options)
         logits = output if isinstance(output, Tensor) else output.logits
@@ -129,17 +125,3 @@ def score(trained: Trained, prepared: Prepared, batch_size: int = 8) -> tuple[fl
         nats += total.item()
         tokens += int(valid.item())
     return nats, tokens
-
-
-def watched(loader: DataLoader[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """Yield the batches of `loader` behind a bar; where there is no terminal, a line every ten seconds."""
-    if sys.stderr.isatty():
-        yield from track(loader, description="scoring", transient=True)
-        return
-    say(f"Scoring {len(loader):,} batches")
-    said = time.monotonic()
-    for number, batch in enumerate(loader, start=1):
-        yield batch
-        if time.monotonic() - said > SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            say(f"Scored {number:,} of {len(loader):,} batches")
