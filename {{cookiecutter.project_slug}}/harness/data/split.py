@@ -72,6 +72,21 @@ def as_limit(value: int | float | None) -> int | float | None:
     return int(value)
 
 
+def refuse_empty(documents: dict[str, int], val_fraction: float, limit: int | float | None) -> None:
+    """Raise UserError for a split that got none of the documents and should have one."""
+    one = isinstance(limit, int) and limit == 1  # of which nothing is held out
+    wants_val = val_fraction > 0 and not one
+    split = "train" if not documents["train"] else "val" if wants_val and not documents["val"] else None
+    if split is None:
+        return
+    larger = "raise data.val_fraction (0.1, say), " if split == "val" and val_fraction < 0.1 else ""
+    raise UserError(
+        f"None of the {sum(documents.values()):,} documents falls to {split} with data.val_fraction={val_fraction}.",
+        cure=f"Use more text, {larger}name validation text with data.val_path=PATH, or train on everything with "
+        "data.val_fraction=0. Another seed splits otherwise.",
+    )
+
+
 class Sample:
     """Items that fit in `budget` bytes of memory: all, in order, or those with the smallest hashes.
 

@@ -10,7 +10,6 @@ it. The text is read twice as a stream, first for the split's sizes and the toke
 memory does not grow with it. `harness.run.artifact` says what happens to a folder that is half made or damaged.
 """
 
-import errno
 import functools
 import hashlib
 import json
@@ -27,17 +26,16 @@ from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer
 
 from harness.data.growing import GrowingFiles
-from harness.data.split import Sample, as_limit, chosen
+from harness.data.split import Sample, as_limit, chosen, refuse_empty
 from harness.errors import UserError
 from harness.run import artifact
 from lm.data.encode import Progress, encode, survey
 from lm.data.sources import Document, Source
-from lm.data.tokenizer import TokenizerChoice, special_ids, special_tokens, tokenizer_config
+from lm.data.tokenizer import TokenizerChoice, special_ids, tokenizer_config
 
 log = logging.getLogger(__name__)
 
 FORMAT = 4
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,6 @@ class Prepared:
     def special_ids(self) -> dict[str, int | None]:
         """What a model's config has to know of the tokenizer: eos_token_id, bos_token_id, pad_token_id."""
         return special_ids(self.tokenizer, self.folder)
-
-    @property
-    def special_names(self) -> dict[str, str]:
-        """The same as texts, by `eos`, `bos` and `pad`."""
-        return special_tokens(self.folder)
 
     @property
     def tokenizer_files(self) -> dict[str, str]:
@@ -153,16 +146,11 @@ def prepare(
         if each is not None:
             each.check()
     content: list[Any] = [source.fingerprint(), validation and validation.fingerprint(), choice.fingerprint()]
-    content += [_special(source), _template(source), asdict(recipe)]
+    content += [*_extras(source), asdict(recipe)]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     make = functools.partial(_make, source, validation, recipe, choice)
-    try:
+    with artifact.writable(root, instead="data.prepared=FOLDER"):
         prepared = Prepared(root / key, *artifact.obtain(root, key, make, sums=sums))
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        cure = "Make room, or name another folder with data.prepared=FOLDER: the same command goes on where it was."
-        raise UserError(f"The data cannot be prepared in {root.as_posix()}: {error}.", cure=cure) from error
     size = int(prepared.meta["vocab_size"])
     if size > recipe.vocab_size:
         raise UserError(
@@ -188,7 +176,7 @@ def _make(
     with GrowingFiles(folder) as files:
         if files.state is None:
             found = survey(text(), getattr(source, "size", None))
-            _refuse_empty(found.documents, recipe, by_path=validation is not None)
+            _refuse_empty(found.documents, recipe, validation)
             tokenizer = _write_tokenizer(found.sample, source, recipe, choice, folder)
             progress = Progress(found.total, tokenizer.get_vocab_size())
             files.save(asdict(progress))
@@ -208,41 +196,28 @@ def _write_tokenizer(
     sample: Sample, source: Source, recipe: Recipe, choice: TokenizerChoice, folder: Path
 ) -> Tokenizer:
     log.info("The tokenizer (%s) learns from %s documents", choice, f"{len(sample):,}")
-    special = _special(source)
+    special, template = _extras(source)
     texts = (content.decode("utf-8", "surrogatepass") for content in sample)
     show = sys.stderr.isatty()
     tokenizer = choice.build(texts, recipe.vocab_size, len(sample), special=special, show=show)
     config = tokenizer_config(choice.names(tokenizer), special)
-    for name, content in (("tokenizer_config.json", config), ("chat_template.jinja", _template(source))):
+    for name, content in (("tokenizer_config.json", config), ("chat_template.jinja", template)):
         if content is not None:
             artifact.write_durably(folder / name, content)
     artifact.write_durably(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     return tokenizer
 
 
-def _refuse_empty(documents: dict[str, int], recipe: Recipe, *, by_path: bool) -> None:
+def _extras(source: Source) -> tuple[list[str], str | None]:
+    """Return the special tokens and the chat template of a source, which few have."""
+    return list(getattr(source, "special_tokens", ())), getattr(source, "chat_template", None)
+
+
+def _refuse_empty(documents: dict[str, int], recipe: Recipe, validation: Source | None) -> None:
     """Raise UserError for a split without a document that should have one."""
-    total = sum(documents.values())
-    if total == 0:
+    if not any(documents.values()):
         raise UserError("The source has no documents.", cure="Name a file, a folder or a glob with data.path=PATH.")
-    if by_path and not documents["val"]:
+    if validation is None:
+        refuse_empty(documents, recipe.val_fraction, recipe.limit)
+    elif not documents["val"]:
         raise UserError("There are no documents at data.val_path.", cure="Name a file, a folder or a glob of text.")
-    one = isinstance(recipe.limit, int) and recipe.limit == 1  # of which nothing is held out
-    wants_val = recipe.val_fraction > 0 and not one and not by_path
-    split = "train" if not documents["train"] else "val" if wants_val and not documents["val"] else None
-    if split is None:
-        return
-    larger = "raise data.val_fraction (0.1, say), " if split == "val" and recipe.val_fraction < 0.1 else ""
-    raise UserError(
-        f"None of the {total:,} documents falls to {split} with data.val_fraction={recipe.val_fraction}.",
-        cure=f"Use more text, {larger}name validation text with data.val_path=PATH, or train on everything with "
-        "data.val_fraction=0. Another seed splits otherwise.",
-    )
-
-
-def _special(source: Source) -> list[str]:
-    return list(getattr(source, "special_tokens", ()))
-
-
-def _template(source: Source) -> str | None:
-    return getattr(source, "chat_template", None)

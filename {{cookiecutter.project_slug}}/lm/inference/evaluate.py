@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
@@ -92,18 +92,14 @@ def validation_data(trained: Trained) -> Prepared:
 
 def other_data(trained: Trained, path: str, folder: Path) -> Prepared:
     """Return the text at `path`, read as the run reads its own and encoded with the run's tokenizer, in `folder`."""
-    source = instantiate(source_of(trained.cfg.data, path))
+    own = trained.cfg.data.source  # one that takes no path is of no use for another text
+    config = own if "path" in own else {"_target_": "lm.data.sources.TextSource"}
+    source = instantiate(OmegaConf.merge(config, {"path": path}))
     source.check()
     end = end_of_text(trained.tokenizer, trained.model)
     if end is None:
         raise UserError(f"The tokenizer of {trained.folder} does not say which token ends a text.")
     return encode_only(trained.tokenizer, end, source, folder)
-
-
-def source_of(data: DictConfig, path: str) -> DictConfig:
-    """Return the config of the run's own source for another path; of plain text where that source takes no path."""
-    source = data.source if "path" in data.source else {"_target_": "lm.data.sources.TextSource"}
-    return OmegaConf.merge(source, {"path": path})  # type: ignore[return-value]
 
 
 @torch.no_grad()

@@ -59,15 +59,8 @@ def load(path: str, *, parts: Sequence[str] = ("model",), trust: Sequence[str] =
     tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
     if config is not None:
         config.update(special_ids(tokenizer, checkpoint.path))
-    trained = Trained(
-        folder,
-        cfg,
-        model.eval().to(torch.device(best_device())),
-        tokenizer,
-        context_length(cfg.model, config),
-        checkpoint,
-        attention,
-    )
+    model = model.eval().to(torch.device(best_device()))
+    trained = Trained(folder, cfg, model, tokenizer, context_length(cfg.model, config), checkpoint, attention)
     say(*described(trained))
     return trained
 
