@@ -14,7 +14,6 @@ import functools
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from operator import attrgetter
@@ -198,8 +197,7 @@ def _write_tokenizer(
     log.info("The tokenizer (%s) learns from %s documents", choice, f"{len(sample):,}")
     special, template = _extras(source)
     texts = (content.decode("utf-8", "surrogatepass") for content in sample)
-    show = sys.stderr.isatty()
-    tokenizer = choice.build(texts, recipe.vocab_size, len(sample), special=special, show=show)
+    tokenizer = choice.build(texts, recipe.vocab_size, len(sample), special=special)
     config = tokenizer_config(choice.names(tokenizer), special)
     for name, content in (("tokenizer_config.json", config), ("chat_template.jinja", template)):
         if content is not None:
@@ -217,7 +215,6 @@ def _refuse_empty(documents: dict[str, int], recipe: Recipe, validation: Source 
     """Raise UserError for a split without a document that should have one."""
     if not any(documents.values()):
         raise UserError("The source has no documents.", cure="Name a file, a folder or a glob with data.path=PATH.")
-    if validation is None:
-        refuse_empty(documents, recipe.val_fraction, recipe.limit)
-    elif not documents["val"]:
+    if validation is not None and not documents["val"]:
         raise UserError("There are no documents at data.val_path.", cure="Name a file, a folder or a glob of text.")
+    refuse_empty(documents, recipe.val_fraction if validation is None else 0.0, recipe.limit)

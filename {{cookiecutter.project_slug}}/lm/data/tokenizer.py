@@ -7,6 +7,7 @@ Its special tokens are names in tokenizer_config.json, beside tokenizer.json, as
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,10 @@ class TokenizerChoice:
         names = json.dumps(special_tokens(self.file.parent))
         return hashlib.sha256(self.file.read_bytes() + f"{names}{self.end_of_text}".encode()).hexdigest()
 
-    def build(
-        self, texts: Iterable[str], vocab_size: int, total: int, *, special: Sequence[str] = (), show: bool = False
-    ) -> Tokenizer:
+    def build(self, texts: Iterable[str], vocab_size: int, total: int, *, special: Sequence[str] = ()) -> Tokenizer:
         """Return the tokenizer. `texts` are `total` documents; `special` are texts that are one token each."""
         if self.file is None:
-            return train_tokenizer(texts, vocab_size, total, kind=self.kind, special=special, show=show)
+            return train_tokenizer(texts, vocab_size, total, kind=self.kind, special=special)
         tokenizer = load_tokenizer(self.file)
         tokenizer.add_special_tokens([token for token in special if tokenizer.token_to_id(token) is None])
         return tokenizer
@@ -80,19 +79,14 @@ class TokenizerChoice:
 
 
 def train_tokenizer(
-    texts: Iterable[str],
-    vocab_size: int,
-    total: int,
-    *,
-    kind: str = "bpe",
-    special: Sequence[str] = (),
-    show: bool = False,
+    texts: Iterable[str], vocab_size: int, total: int, *, kind: str = "bpe", special: Sequence[str] = ()
 ) -> Tokenizer:
     """Return a tokenizer of at most `vocab_size` tokens; small corpora may have fewer merges than that.
 
     Token 0 ends a text; `special` are the next ones, and never cut.
     """
     first = [END_OF_TEXT, *special]
+    show = sys.stderr.isatty()
     trainer: Any
     if kind == "characters":
         tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
