@@ -34,7 +34,7 @@ class DeadlyText(TextSource):
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
-        encode.BATCH_BYTES, encode.SAVE_SECONDS = 4000, 0.0
+        encode.BATCH_BYTES, encode.SAVE_SECONDS = 2000, 0.0
         self.left = int(os.environ.get("DIES_AT", "0"))
         if self.left:
             os.fsync = self.deadly(os.fsync)  # type: ignore[assignment]

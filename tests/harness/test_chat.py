@@ -14,9 +14,10 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from harness.data.files import json_rows
 from harness.errors import UserError
 from lm.batch import NO_LABEL
-from lm.data.chat import TEMPLATE, ChatSource, conversations, normalized, rendered
+from lm.data.chat import TEMPLATE, ChatSource, normalized, rendered
 from lm.data.datamodule import LmData, windows
 from lm.data.prepare import Prepared, Recipe, prepare
 from lm.data.show import LEGEND, show
@@ -93,8 +94,8 @@ def test_parts_put_together_are_the_text(text: str, borders: list[int]) -> None:
 def test_each_row_is_a_conversation_whose_labels_are_the_assistants_turns(prepared: Prepared) -> None:
     rows = windows(prepared, "train", context=512, packing=False)
     expected = set()
-    for _, messages in conversations(SHIPPED):
-        text, learned = rendered(messages)
+    for _, record in json_rows(SHIPPED):
+        text, learned = rendered(normalized(record))
         expected.add("".join(text[start:end] for start, end in learned))
     found = [learned_text(prepared.tokenizer, rows[index]) for index in range(len(rows))]
     assert set(found) <= expected

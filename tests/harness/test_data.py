@@ -9,9 +9,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +24,15 @@ from omegaconf import DictConfig
 from places import PROJECT
 
 from conftest import SMALL
+from harness.data.files import blocks
+from harness.data.growing import GrowingFiles
+from harness.data.split import Sample, as_limit, chosen, held_out
 from harness.errors import UserError
 from lm.batch import NO_LABEL
-from lm.data import encode as encoding
 from lm.data import prepare as preparation
 from lm.data.datamodule import collate
 from lm.data.prepare import Prepared, Recipe, prepare, prepare_data
-from lm.data.sources import Document, StdlibSource, TextSource, blocks
-from lm.data.split import as_limit, chosen, held_out
-from lm.data.survey import Sample
+from lm.data.sources import Document, StdlibSource, TextSource
 from lm.data.tokenizer import train_tokenizer
 from lm.data.windows import Windows
 
@@ -104,16 +105,18 @@ def test_the_standard_library_is_there() -> None:
 
 @given(st.text(), st.text(), st.text(), st.integers(0, 99), st.floats(0.01, 0.5))
 def test_equal_texts_are_on_one_side(name: str, other_name: str, text: str, seed: int, fraction: float) -> None:
-    assert held_out(Document(name, text), seed, fraction) == held_out(Document(other_name, text), seed, fraction)
+    one, other = Document(name, text), Document(other_name, text)
+    assert held_out(one.content, seed, fraction) == held_out(other.content, seed, fraction)
 
 
 def test_the_split_has_about_the_fraction_asked_for() -> None:
-    sides = [held_out(Document("", str(number)), seed=3, val_fraction=0.2) for number in range(5000)]
+    sides = [held_out(str(number).encode(), seed=3, val_fraction=0.2) for number in range(5000)]
     assert 900 < sum(sides) < 1100  # 1000, standard deviation 28
 
 
 def used(count: int, limit: int | float | None, val_fraction: float = 0.04) -> list[tuple[str, Document]]:
-    return list(chosen((Document("", str(number)) for number in range(count)), 0, val_fraction, limit))
+    numbers = (Document("", str(number)) for number in range(count))
+    return list(chosen(numbers, attrgetter("content"), 0, val_fraction, limit))
 
 
 def test_a_share_of_the_documents_contains_a_smaller_share() -> None:
@@ -131,10 +134,8 @@ def test_a_number_of_documents_has_validation_text_and_one_document_is_one() -> 
 
 
 def test_a_number_of_documents_reads_no_more_than_it_needs() -> None:
-    def endless() -> Iterator[Document]:
-        yield from (Document("", str(number)) for number in itertools.count())
-
-    assert len(list(chosen(endless(), 0, 0.2, 10))) == 10
+    endless = (str(number).encode() for number in itertools.count())
+    assert len(list(chosen(endless, bytes, 0, 0.2, 10))) == 10
 
 
 def test_whole_floats_above_one_are_numbers_and_others_are_refused() -> None:
@@ -181,7 +182,7 @@ def test_a_failed_preparation_is_gone_on_with(corpus: Path, tmp_path: Path, monk
         raise OSError("disk broken")
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="disk broken"):
-        patched.setattr(encoding.SplitWriter, "sync", fail)
+        patched.setattr(GrowingFiles, "append", fail)
         prepare(TextSource(str(corpus)), RECIPE, tmp_path / "p")
     monkeypatch.setattr(preparation, "survey", lambda *_: pytest.fail("began again"))
     assert files(prepare(TextSource(str(corpus)), RECIPE, tmp_path / "p")) == straight
@@ -192,7 +193,7 @@ def test_a_full_disk_is_a_sentence(corpus: Path, tmp_path: Path, monkeypatch: py
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(encoding.SplitWriter, "sync", full)
+    monkeypatch.setattr(GrowingFiles, "save", full)
     with pytest.raises(UserError, match=r"No space left.*data\.prepared=FOLDER"):
         prepare(TextSource(str(corpus)), RECIPE, tmp_path)
 
@@ -281,22 +282,22 @@ def test_validation_text_can_have_a_path_of_its_own(compose: Callable[..., DictC
 
 
 def test_the_tokenizer_learns_from_documents_chosen_by_text_alone() -> None:
-    documents = [Document("", f"{number} " * (number % 7 + 1)) for number in range(500)]
+    documents = [Document("", f"{number} " * (number % 7 + 1)).content for number in range(500)]
 
-    def sampled(order: list[Document], budget: int) -> set[str]:
+    def sampled(order: list[bytes], budget: int) -> set[bytes]:
         sample = Sample(budget)
         for document in order:
             sample.add(document)
-        return set(sample.texts())
+        return set(sample)
 
-    assert list(Sample(10**6).texts()) == []
+    assert list(Sample(10**6)) == []
     some = sampled(documents, 20_000)
     assert some == sampled(documents[::-1], 20_000) and 30 < len(some) < 120
     assert some < sampled(documents, 50_000)
     everything = Sample(10**6)
     for document in documents:
         everything.add(document)
-    assert list(everything.texts()) == [document.text for document in documents]
+    assert list(everything) == documents
 
 
 def test_one_file_without_blank_lines_becomes_documents(tmp_path: Path) -> None:

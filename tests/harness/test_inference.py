@@ -165,7 +165,7 @@ def test_what_cannot_be_scored_is_a_sentence(train, scores, overrides: list[str]
 
 def test_evaluation_is_not_silent_without_a_terminal(train: Callable[..., Path], monkeypatch, capsys) -> None:
     folder = train("trainer.max_steps=1")
-    monkeypatch.setattr("lm.inference.evaluate.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("harness.console.SECONDS_BETWEEN_LINES", 0.0)
     capsys.readouterr()
     evaluate(str(folder), None, [], as_json=False)
     out, said = capsys.readouterr()

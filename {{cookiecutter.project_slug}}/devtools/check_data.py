@@ -24,11 +24,11 @@ from omegaconf import DictConfig
 from devtools.findings import CheckResult, failure, ok, report, warning
 from harness.config.check import check
 from harness.config.compose import compose, hydra_errors_as_user_errors
+from harness.data.split import SPLITS
 from harness.errors import UserError
 from harness.run import environment
 from lm.data.prepare import Prepared, Recipe, build_sources, documents, prepare_data
 from lm.data.sources import Document
-from lm.data.split import SPLITS
 
 if TYPE_CHECKING:  # torch is imported after the environment is set
     from lm.data.windows import Rows, Windows

@@ -1,13 +1,18 @@
 """What a command prints, without secrets: Hydra, libraries and Python itself print command lines and exceptions."""
 
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from harness.config.secrets import hidden, hidden_in_report
+
+T = TypeVar("T")
+
+SECONDS_BETWEEN_LINES = 10.0
 
 
 class Hiding:
@@ -44,3 +49,25 @@ def secrets_hidden() -> Iterator[None]:
 
 def _print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     print(hidden_in_report("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
+def say(*lines: str) -> None:
+    """Tell a person, on stderr: stdout is for what was asked for."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+
+
+def watched(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Yield the items, which are scored, behind a bar; where there is no terminal, a line every ten seconds."""
+    if sys.stderr.isatty():
+        from rich.progress import track  # half of what starting a command takes
+
+        yield from track(items, description="scoring", total=total, transient=True)
+        return
+    say(f"Scoring {total:,} {what}")
+    said = time.monotonic()
+    for number, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - said > SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            say(f"Scored {number:,} of {total:,} {what}")

@@ -65,15 +65,12 @@ class TokenBatch(BatchFormat):
         empty = int((batch["labels"][:, 1:] == NO_LABEL).all(dim=1).sum())
         if empty and not self.rows_without_label:
             facts = self.describe(batch)
+            numbers = facts["rows"], self.size(batch), facts["without_label"], facts["valid"], *facts["ids"]
             log.warning(
                 "%d of %d rows have no label: they teach nothing, and their loss is 0. This is said once. Of the "
                 "batch's %d positions %d say -100 and the loss counts %d; its ids go from %d to %d.",
                 empty,
-                facts["rows"],
-                facts["rows"] * facts["positions"],
-                facts["without_label"],
-                facts["valid"],
-                *facts["ids"],
+                *numbers,
             )
             events.emit("data_sanity_check", step, {"rows_without_label": empty, "batch": facts}, warning=True)
         self.rows_without_label += empty

@@ -4,12 +4,13 @@ What every experiment has is in harness/config/schema.py. Arguments of a `_targe
 from its source.
 """
 
-import ast
 import re
 from collections.abc import Collection, Iterator
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import yaml
 from annotated_types import Le
 
 from harness.config import sources
@@ -19,22 +20,18 @@ from harness.config.schema import Above0, Amount, Count, Flag, Positive, Root, S
 if TYPE_CHECKING:  # --help needs the keys alone, at once
     from omegaconf import DictConfig
 
+AUTO = "transformers.models.auto"  # where it keeps its tables
 # A byte-level BPE starts from the 256 bytes and the end-of-text token.
 SMALLEST_VOCABULARY = 257
 # Sizes of which a model has at least one, under the names that transformers' configs give them.
 SIZES = {
-    *(
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-    ),
-    *("n_embd", "n_layer", "n_head", "n_inner", "n_positions", "max_position_embeddings", "vocab_size"),
-}
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "n_embd", "n_layer", "n_head", "n_inner", "n_positions", "max_position_embeddings", "vocab_size",
+}  # fmt: skip
 # Arguments of transformers' configs that no class annotates.
 OLD_NAMES = {"rope_theta", "rope_scaling", "torch_dtype", "num_labels", "attn_implementation", "use_cache"}
+# What people type who come from other tools, by what it is called here.
+HABITS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("habits.yaml").read_text(encoding="utf-8"))
 
 
 class Model(Section):
@@ -87,25 +84,7 @@ class Keys(Root):
     optimizer: Optimizer
     scheduler: Scheduler
 
-    habits: ClassVar[dict[str, str]] = {
-        **dict.fromkeys(["ctx_len", "context_length", "max_seq_length", "max_seq_len", "block_size", "seq_len"],
-                        "model.config.max_position_embeddings"),
-        **dict.fromkeys(["batch_size", "per_device_train_batch_size", "micro_batch_size", "train_batch_size"],
-                        "data.batch_size"),
-        "n_layer": "model.config.num_hidden_layers",
-        "n_embd": "model.config.hidden_size",
-        "n_head": "model.config.num_attention_heads",
-        "vocab_size": "model.config.vocab_size",
-        "gradient_checkpointing": "model.gradient_checkpointing",
-        "model_name_or_path": "model",
-        "dataset": "data",
-        "data_path": "data.path",
-        "learning_rate": "optimizer.lr",
-        "lr": "optimizer.lr",
-        "weight_decay": "optimizer.weight_decay",
-        "warmup_steps": "scheduler.warmup_steps",
-        "num_workers": "data.num_workers",
-    }  # fmt: skip
+    habits: ClassVar[dict[str, str]] = {name: key for key, names in HABITS.items() for name in names}
 
     @classmethod
     def defined_in(cls, target: str) -> str:
@@ -168,30 +147,19 @@ def _sizes(config: "DictConfig", names: dict[str, str]) -> Iterator[str]:
 @cache
 def _model_types() -> dict[str, str]:
     """Return {config class: model type} from transformers' own table."""
-    table = sources.source("transformers.models.auto.auto_mappings") or sources.source(
-        "transformers.models.auto.configuration_auto"
-    )
-    text = table.read_text(encoding="utf-8") if table else ""
+    text = sources.text(f"{AUTO}.auto_mappings") or sources.text(f"{AUTO}.configuration_auto")
     return {name: kind for kind, name in re.findall(r'\("([\w-]+)", "(\w+Config)"\)', text)}
 
 
 @cache
 def _is_causal(name: str) -> bool:
-    kind, table = _model_types().get(name), sources.source("transformers.models.auto.modeling_auto")
-    if kind is None or table is None:
+    kind, text = _model_types().get(name), sources.text(f"{AUTO}.modeling_auto")
+    if kind is None or not text:
         return True  # a newer transformers: it will say so itself
-    names = table.read_text(encoding="utf-8").partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")[2].partition("\n)")[0]
-    return f'("{kind}",' in names
+    return f'("{kind}",' in text.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")[2].partition("\n)")[0]
 
 
 @cache
 def _attribute_map(target: str) -> dict[str, str]:
     """Return what a config class calls the usual names, GPT-2's n_positions for max_position_embeddings."""
-    try:
-        found = sources.find(target)
-    except sources.NoSuchTarget:
-        return {}
-    for node in found.node.body if found and isinstance(found.node, ast.ClassDef) else []:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "attribute_map":
-            return dict(ast.literal_eval(node.value))
-    return {}
+    return dict(sources.class_constant(target, "attribute_map") or {})

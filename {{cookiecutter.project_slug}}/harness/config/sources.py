@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 DEEPEST = 12  # re-exports and base classes followed, so that a circle ends
 # A definition with its decorators, which may go over several lines.
@@ -51,7 +52,7 @@ def definition(target: str, depth: int) -> Definition | None:
         if isinstance(outer, Definition) and isinstance(outer.node, ast.ClassDef):
             return next((Definition(outer.module, n) for n in outer.node.body if getattr(n, "name", "") == name), None)
         return None
-    if block := _block(_text(module), name):
+    if block := _block(text(module), name):
         return Definition(module, block)
     tree = parsed(module)
     lazy = False
@@ -69,7 +70,7 @@ def definition(target: str, depth: int) -> Definition | None:
                 return definition(f"{module}.{node.value.id}", depth - 1) if isinstance(node.value, ast.Name) else None
     if source(target) is not None:
         return None
-    if lazy or "sys.modules" in _text(module) or "__getattr__" in _text(module):
+    if lazy or "sys.modules" in text(module) or "__getattr__" in text(module):
         return None
     raise NoSuchTarget(f"{name} in {module}", sorted(_names(tree)))
 
@@ -113,8 +114,21 @@ def _top(package: str) -> list[Path] | None:
     return [Path(spec.origin).with_suffix("")] if spec.origin else []
 
 
+def class_constant(target: str, name: str) -> Any:
+    """Return the value of `name = literal` in the body of a class, None where there is none."""
+    try:
+        found = find(target)
+    except NoSuchTarget:
+        return None
+    for node in found.node.body if found and isinstance(found.node, ast.ClassDef) else []:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return ast.literal_eval(node.value)
+    return None
+
+
 @functools.cache
-def _text(module: str) -> str:
+def text(module: str) -> str:
+    """Return the source of a module, an empty text where there is none that can be read."""
     file = source(module)
     return file.read_text(encoding="utf-8") if file else ""
 
@@ -123,7 +137,7 @@ def _text(module: str) -> str:
 def parsed(module: str) -> ast.Module:
     """Return a module's syntax tree, an empty one where the file has mistakes: the import tells them better."""
     try:
-        return ast.parse(_text(module))
+        return ast.parse(text(module))
     except SyntaxError:
         return ast.parse("")
 

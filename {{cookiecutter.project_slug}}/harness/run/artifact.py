@@ -5,6 +5,7 @@ ROOT/.KEY/       being made; hidden files in it (a journal) are the maker's own 
 ROOT/.KEY.lock   held by the process that makes it
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -29,6 +30,7 @@ HALF_MADE = re.compile(r"\.[0-9a-f]{16}(-\d+)?")
 # Seconds without a change after which what is half made is swept: with a process in its name nobody can go on with it;
 # else somebody may, for a while. The disk may be shared, so that whether a process lives cannot be asked here.
 LEFT_OVER, ABANDONED = 3600, 7 * 24 * 3600
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class Damaged(Exception):
@@ -59,6 +61,18 @@ def obtain(
         _finish(work, make)
         _appear(work, folder)
     return read(folder), damage
+
+
+@contextmanager
+def writable(root: Path, instead: str) -> Iterator[None]:
+    """Turn an error of a disk that is full or must not be written to into a UserError; `instead` names another."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        cure = f"Make room, or name another folder with {instead}: the same command goes on where it was."
+        raise UserError(f"The data cannot be prepared in {root.as_posix()}: {error}.", cure=cure) from error
 
 
 def read(folder: Path, *, sums: bool = False) -> dict[str, Any]:

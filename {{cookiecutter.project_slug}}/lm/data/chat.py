@@ -8,15 +8,12 @@ Whoever talks to the model later needs the same one.
 """
 
 import hashlib
-import json
 import reprlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
-from lm.data import files as on_disk
-from lm.data.sources import Document, FileSource, TextSource
+from lm.data.rows import JsonlSource
+from lm.data.sources import Document, FileSource
 
 Messages = list[dict[str, str]]
 
@@ -29,62 +26,36 @@ ROLES = {
 }  # fmt: skip
 
 
-class ChatSource(TextSource):
+class ChatSource(JsonlSource):
     """Conversations from a .jsonl file, from all of a folder, or from a glob."""
 
+    name = "chat"
     special_tokens = ("<|im_start|>", "<|im_end|>")
+    cure = "Name a .jsonl file, a folder or a glob with data.path=PATH. One file ships: devtools/chat.jsonl."
+    cure_of_row = f"The forms that are read are described in lm/data/{Path(__file__).name}."
 
     def __init__(self, path: str | None) -> None:
-        if path is None:
-            raise UserError(
-                "data=chat needs to know which conversations.",
-                cure="Name a .jsonl file, a folder or a glob with data.path=PATH. One file ships: devtools/chat.jsonl.",
-            )
         super().__init__(path)
-        if Path(path).expanduser().is_dir():
-            self.files = self.found = [file for file in self.files if file.suffix == ".jsonl"]
 
     @property
     def chat_template(self) -> str:
         return TEMPLATE.read_text(encoding="utf-8")
 
-    def check(self) -> None:
-        if not self.files:
-            raise UserError(
-                f"There is no .jsonl file at data.path={self.path} (looked from {Path.cwd()}).",
-                cure="Name a .jsonl file, a folder or a glob. One file ships: devtools/chat.jsonl.",
-            )
-        FileSource.check(self)
-
     def fingerprint(self) -> str:
-        return hashlib.sha256(super().fingerprint().encode() + TEMPLATE.read_bytes()).hexdigest()
+        return hashlib.sha256(FileSource.fingerprint(self).encode() + TEMPLATE.read_bytes()).hexdigest()
 
-    def documents(self) -> Iterator[Document]:
-        for file in self.files:
-            for number, messages in conversations(file):
-                text, spans = rendered(messages)
-                yield Document(f"{self._name(file)}:{number}", text, spans)
-
-
-def conversations(file: Path) -> Iterator[tuple[int, Messages]]:
-    """Yield each conversation of a file with its line number. Raises UserError with the line of what is none."""
-    with on_disk.reading(file) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                messages = normalized(json.loads(line))
-            except (ValueError, RecursionError) as error:  # JSONDecodeError is a ValueError
-                reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-                raise UserError(
-                    f"{file}:{number} is not a conversation: {reason}.",
-                    cure=f"The forms that are read are described in lm/data/{Path(__file__).name}.",
-                ) from error
-            yield number, messages
+    def document(self, name: str, row: Any) -> Document:
+        try:
+            text, spans = rendered(normalized(row))
+        except ValueError as error:
+            raise ValueError(f"is not a conversation: {error}") from error
+        return Document(name, text, spans)
 
 
 def normalized(record: Any) -> Messages:
     """Return a record of either form as messages with `role` and `content`. Raises ValueError."""
+    if isinstance(record, ValueError):  # a line that is not JSON
+        raise record
     if isinstance(record, dict):
         record = record.get("messages") or record.get("conversations")
     if not isinstance(record, list) or not record:

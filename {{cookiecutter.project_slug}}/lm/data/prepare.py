@@ -10,14 +10,13 @@ it. The text is read twice as a stream, first for the split's sizes and the toke
 memory does not grow with it. `harness.run.artifact` says what happens to a folder that is half made or damaged.
 """
 
-import errno
 import functools
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer
 
+from harness.data.growing import GrowingFiles
+from harness.data.split import Sample, as_limit, chosen, refuse_empty
 from harness.errors import UserError
 from harness.run import artifact
-from lm.data.encode import Journal, encode
+from lm.data.encode import Progress, encode, survey
 from lm.data.sources import Document, Source
-from lm.data.split import as_limit, chosen
-from lm.data.survey import Sample, survey
-from lm.data.tokenizer import TokenizerChoice, special_ids, special_tokens, tokenizer_config
+from lm.data.tokenizer import TokenizerChoice, special_ids, tokenizer_config
 
 log = logging.getLogger(__name__)
 
 FORMAT = 4
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,6 @@ class Prepared:
     def special_ids(self) -> dict[str, int | None]:
         """What a model's config has to know of the tokenizer: eos_token_id, bos_token_id, pad_token_id."""
         return special_ids(self.tokenizer, self.folder)
-
-    @property
-    def special_names(self) -> dict[str, str]:
-        """The same as texts, by `eos`, `bos` and `pad`."""
-        return special_tokens(self.folder)
 
     @property
     def tokenizer_files(self) -> dict[str, str]:
@@ -130,7 +123,8 @@ def validation_source(data: DictConfig) -> DictConfig | None:
 def documents(source: Source, validation: Source | None, recipe: Recipe) -> Iterator[tuple[str, Document]]:
     """Yield all documents in their order, each with its split. Validation text of its own leaves none to hold out."""
     val_fraction = recipe.val_fraction if validation is None else 0.0
-    yield from chosen(source.documents(), recipe.seed, val_fraction, as_limit(recipe.limit))
+    content = attrgetter("content")
+    yield from chosen(source.documents(), content, recipe.seed, val_fraction, as_limit(recipe.limit))
     if validation is not None:
         yield from (("val", document) for document in validation.documents())
 
@@ -151,16 +145,11 @@ def prepare(
         if each is not None:
             each.check()
     content: list[Any] = [source.fingerprint(), validation and validation.fingerprint(), choice.fingerprint()]
-    content += [_special(source), _template(source), asdict(recipe)]
+    content += [*_extras(source), asdict(recipe)]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     make = functools.partial(_make, source, validation, recipe, choice)
-    try:
+    with artifact.writable(root, instead="data.prepared=FOLDER"):
         prepared = Prepared(root / key, *artifact.obtain(root, key, make, sums=sums))
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        cure = "Make room, or name another folder with data.prepared=FOLDER: the same command goes on where it was."
-        raise UserError(f"The data cannot be prepared in {root.as_posix()}: {error}.", cure=cure) from error
     size = int(prepared.meta["vocab_size"])
     if size > recipe.vocab_size:
         raise UserError(
@@ -172,9 +161,10 @@ def prepare(
 
 def encode_only(tokenizer: Tokenizer, end: int, source: Source, folder: Path) -> Prepared:
     """Write all documents of `source` to `folder` as validation text, encoded with a tokenizer that exists already."""
-    journal = Journal(getattr(source, "size", 0), tokenizer.get_vocab_size())
-    encode((("val", document) for document in source.documents()), tokenizer, end, folder, journal)
-    return Prepared(folder, {"dtype": journal.dtype, "val": journal.splits["val"].as_facts()})
+    progress = Progress(getattr(source, "size", 0), tokenizer.get_vocab_size())
+    with GrowingFiles(folder) as files:
+        encode((("val", document) for document in source.documents()), tokenizer, end, files, progress)
+    return Prepared(folder, {"dtype": progress.dtype, "val": progress.splits["val"]})
 
 
 def _make(
@@ -182,63 +172,49 @@ def _make(
 ) -> dict[str, Any]:
     """Write the files, going on with what an earlier attempt left in `folder`."""
     text = functools.partial(documents, source, validation, recipe)
-    journal = Journal.load(folder)
-    if journal is None:
-        found = survey(text(), getattr(source, "size", None))
-        _refuse_empty(found.documents, recipe, by_path=validation is not None)
-        tokenizer = _write_tokenizer(found.sample, source, recipe, choice, folder)
-        journal = Journal(found.total, tokenizer.get_vocab_size())
-        journal.save(folder)
-    else:
-        log.info("Going on after %s documents that are prepared already.", f"{journal.documents:,}")
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    end = special_ids(tokenizer, folder)["eos_token_id"]
-    assert end is not None  # `choice.names` has looked
-    encode(text(), tokenizer, end, folder, journal)
-    counts = {split: count.as_facts() for split, count in journal.splits.items()}
-    train, val = (f"{count['tokens']:,}" for count in counts.values())
+    with GrowingFiles(folder) as files:
+        if files.state is None:
+            found = survey(text(), getattr(source, "size", None))
+            _refuse_empty(found.documents, recipe, validation)
+            tokenizer = _write_tokenizer(found.sample, source, recipe, choice, folder)
+            progress = Progress(found.total, tokenizer.get_vocab_size())
+            files.save(asdict(progress))
+        else:
+            progress = Progress(**files.state)
+            log.info("Going on after %s documents that are prepared already.", f"{progress.documents:,}")
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        end = special_ids(tokenizer, folder)["eos_token_id"]
+        assert end is not None  # `choice.names` has looked
+        encode(text(), tokenizer, end, files, progress)
+    train, val = (f"{counts['tokens']:,}" for counts in progress.splits.values())
     log.info("Prepared %s tokens for training and %s for validation.", train, val)
-    return {"recipe": asdict(recipe), "dtype": journal.dtype, "vocab_size": journal.vocab_size, **counts}
+    return {"recipe": asdict(recipe), "dtype": progress.dtype, "vocab_size": progress.vocab_size, **progress.splits}
 
 
 def _write_tokenizer(
     sample: Sample, source: Source, recipe: Recipe, choice: TokenizerChoice, folder: Path
 ) -> Tokenizer:
     log.info("The tokenizer (%s) learns from %s documents", choice, f"{len(sample):,}")
-    special = _special(source)
-    show = sys.stderr.isatty()
-    tokenizer = choice.build(sample.texts(), recipe.vocab_size, len(sample), special=special, show=show)
+    special, template = _extras(source)
+    texts = (content.decode("utf-8", "surrogatepass") for content in sample)
+    tokenizer = choice.build(texts, recipe.vocab_size, len(sample), special=special)
     config = tokenizer_config(choice.names(tokenizer), special)
-    for name, content in (("tokenizer_config.json", config), ("chat_template.jinja", _template(source))):
+    for name, content in (("tokenizer_config.json", config), ("chat_template.jinja", template)):
         if content is not None:
             artifact.write_durably(folder / name, content)
     artifact.write_durably(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     return tokenizer
 
 
-def _refuse_empty(documents: dict[str, int], recipe: Recipe, *, by_path: bool) -> None:
+def _extras(source: Source) -> tuple[list[str], str | None]:
+    """Return the special tokens and the chat template of a source, which few have."""
+    return list(getattr(source, "special_tokens", ())), getattr(source, "chat_template", None)
+
+
+def _refuse_empty(documents: dict[str, int], recipe: Recipe, validation: Source | None) -> None:
     """Raise UserError for a split without a document that should have one."""
-    total = sum(documents.values())
-    if total == 0:
+    if not any(documents.values()):
         raise UserError("The source has no documents.", cure="Name a file, a folder or a glob with data.path=PATH.")
-    if by_path and not documents["val"]:
+    if validation is not None and not documents["val"]:
         raise UserError("There are no documents at data.val_path.", cure="Name a file, a folder or a glob of text.")
-    one = isinstance(recipe.limit, int) and recipe.limit == 1  # of which nothing is held out
-    wants_val = recipe.val_fraction > 0 and not one and not by_path
-    split = "train" if not documents["train"] else "val" if wants_val and not documents["val"] else None
-    if split is None:
-        return
-    larger = "raise data.val_fraction (0.1, say), " if split == "val" and recipe.val_fraction < 0.1 else ""
-    raise UserError(
-        f"None of the {total:,} documents falls to {split} with data.val_fraction={recipe.val_fraction}.",
-        cure=f"Use more text, {larger}name validation text with data.val_path=PATH, or train on everything with "
-        "data.val_fraction=0. Another seed splits otherwise.",
-    )
-
-
-def _special(source: Source) -> list[str]:
-    return list(getattr(source, "special_tokens", ()))
-
-
-def _template(source: Source) -> str | None:
-    return getattr(source, "chat_template", None)
+    refuse_empty(documents, recipe.val_fraction if validation is None else 0.0, recipe.limit)

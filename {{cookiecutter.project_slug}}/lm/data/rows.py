@@ -3,31 +3,32 @@
 A row without text in that column stops the preparation, with its file and number, or is left out with on_bad=skip.
 """
 
-import csv
 import hashlib
-import json
 import logging
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.data import files as on_disk
 from harness.errors import UserError
-from lm.data import files as on_disk
-from lm.data.sources import Document, FileSource
+from lm.data.sources import Document, FileSource, is_saved
 
 log = logging.getLogger(__name__)
 
 
 class RowSource(FileSource):
-    """What the formats share. A format says which files it reads of a folder, and yields their rows with numbers."""
+    """What the formats share. A format says which files it reads of a folder, yields their rows with numbers, and makes
+    a document of a row."""
 
     name: str
     suffixes: tuple[str, ...]
+    cure = "Name a file, a folder or a glob with data.path=PATH."
+    cure_of_row = "Name the column with data.column=NAME, or leave such rows out with data.on_bad=skip."
 
     def __init__(self, path: str | None, column: str = "text", on_bad: str = "error") -> None:
         if path is None:
-            raise UserError(f"data={self.name} needs to know which files.", cure="Name them with data.path=PATH.")
+            raise UserError(f"data={self.name} needs to know which files.", cure=self.cure)
         if on_bad not in ("error", "skip"):
             raise UserError(f"data.on_bad={on_bad} is neither error nor skip.")
         self.path, self.column, self.on_bad = path, column, on_bad
@@ -38,7 +39,7 @@ class RowSource(FileSource):
         if not self.files:
             raise UserError(
                 f"There is no {' or '.join(self.suffixes)} file at data.path={self.path} (looked from {Path.cwd()}).",
-                cure="Name a file, a folder or a glob.",
+                cure=self.cure,
             )
         super().check()
 
@@ -49,13 +50,14 @@ class RowSource(FileSource):
         left_out = 0
         for file in self.files:
             for number, row in self.rows(file):
-                text = row.get(self.column) if isinstance(row, dict) else None
-                if isinstance(text, str) and not any("\ud800" <= character <= "\udfff" for character in text):
-                    yield Document(f"{self._name(file)}:{number}", text)
-                elif self.on_bad == "error":
-                    raise self._bad(file, number, row)
-                else:
+                try:
+                    document = self.document(f"{self.relative(file)}:{number}", row)
+                except ValueError as error:
+                    if self.on_bad == "error":
+                        raise UserError(f"{file}:{number} {error}.", cure=self.cure_of_row) from error
                     left_out += 1
+                else:
+                    yield document
         if left_out:
             log.warning("%s rows without text in the column %s were left out.", f"{left_out:,}", self.column)
 
@@ -63,12 +65,14 @@ class RowSource(FileSource):
         """Yield the rows of a file, each with a number that finds it. What cannot be read is not a dict."""
         raise NotImplementedError
 
-    def _bad(self, file: Path, number: int, row: Any) -> UserError:
+    def document(self, name: str, row: Any) -> Document:
+        """Return a row as a document. Raises ValueError, with what is wrong with the row."""
+        text = row.get(self.column) if isinstance(row, dict) else None
+        if isinstance(text, str) and not any("\ud800" <= character <= "\udfff" for character in text):
+            return Document(name, text)
         has = f"it has {', '.join(map(repr, row))}" if isinstance(row, dict) else f"it is {reprlib.repr(row)}"
-        return UserError(
-            f"{file}:{number} has no text in the column {self.column!r}: {has}.",
-            cure="Name the column with data.column=NAME, or leave such rows out with data.on_bad=skip.",
-        )
+        has = f"it is not JSON ({row})" if isinstance(row, ValueError) else has
+        raise ValueError(f"has no text in the column {self.column!r}: {has}")
 
 
 class JsonlSource(RowSource):
@@ -77,13 +81,7 @@ class JsonlSource(RowSource):
     name, suffixes = "jsonl", (".jsonl", ".ndjson")
 
     def rows(self, file: Path) -> Iterator[tuple[int, Any]]:
-        with on_disk.reading(file) as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    try:
-                        yield number, json.loads(line)
-                    except (ValueError, RecursionError):
-                        yield number, line
+        return on_disk.json_rows(file)
 
 
 class CsvSource(RowSource):
@@ -92,11 +90,7 @@ class CsvSource(RowSource):
     name, suffixes = "csv", (".csv", ".tsv")
 
     def rows(self, file: Path) -> Iterator[tuple[int, Any]]:
-        csv.field_size_limit(2**31 - 1)  # its own limit is 128 kB, less than some texts
-        with on_disk.reading(file) as lines:
-            table = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-            for row in table:
-                yield table.line_num, row
+        return on_disk.csv_rows(file)
 
 
 class HfSource(RowSource):
@@ -104,20 +98,16 @@ class HfSource(RowSource):
 
     name, suffixes = "hf", (".parquet", ".arrow")
 
-    def documents(self) -> Iterator[Document]:
-        self._mapped = self._open()
-        return super().documents()
-
     def rows(self, file: Path) -> Iterator[tuple[int, Any]]:
         if file == self.files[0]:  # one table over all files
-            yield from enumerate(self._mapped)
+            yield from enumerate(self._table())
 
-    def _open(self) -> Any:
+    def _table(self) -> Any:
         import datasets  # takes seconds, and `check` is asked before anything heavy may be imported
 
         folder = Path(self.path).expanduser()
         try:
-            if any(all((folder / name).is_file() for name in names) for names in on_disk.SAVED):
+            if is_saved(folder):
                 saved = datasets.load_from_disk(str(folder))
                 table = saved["train"] if isinstance(saved, datasets.DatasetDict) else saved
             else:

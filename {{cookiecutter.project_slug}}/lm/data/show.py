@@ -8,7 +8,7 @@ from rich.text import Text
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lm.batch import NO_LABEL
+from lm.batch import NO_LABEL, padding
 from lm.data.datamodule import LmData
 
 # Coloured behind the letters, so that spaces show; two shades, so that neighbouring tokens can be told apart.
@@ -35,35 +35,24 @@ def learned(labels: Tensor) -> int:
 
 def painted(tokenizer: Tokenizer, ids: Tensor, labels: Tensor) -> Text:
     """Return one row (T,) as text with its labels in colour, and between « and » for terminals without."""
-    text, inside, tokens = Text(), False, ids.tolist()
-    padding = _padding(tokens, labels.tolist())
-    for position, (token, label) in enumerate(zip(tokens[: len(tokens) - padding], labels.tolist(), strict=False)):
+    text, inside = Text(), False
+    filler = int(padding({"input_ids": ids[None], "labels": labels[None]}).sum())
+    row = zip(ids.tolist(), labels.tolist(), strict=True)
+    for position, (token, label) in enumerate(islice(row, len(ids) - filler)):
         counts = position > 0 and label != NO_LABEL
         if counts != inside:
             text.append("«" if counts else "»", style="bold green")
             inside = counts
         text.append(_written(tokenizer, token), style=(LEARNED if counts else CONTEXT)[position % 2])
-        if (
-            counts and label != token
-        ):  # the loss shifts: a label is the token of its own position, or the data are wrong
+        if counts and label != token:  # the loss shifts: a label is the token of its own position, or they are wrong
             text.append(f"(label {_written(tokenizer, label)})", style="bold red")
     text.append("»" if inside else "", style="bold green")
-    return text.append(f" and {padding} tokens of padding" if padding else "", style="dim")
+    return text.append(f" and {filler} tokens of padding" if filler else "", style="dim")
 
 
 def _rows(loader: Iterable[dict[str, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
     for batch in loader:
         yield from zip(batch["input_ids"], batch["labels"], strict=True)
-
-
-def _padding(tokens: list[int], labels: list[int]) -> int:
-    """Return the length of the run of one unlabelled token that a row ends with, if it is more than one."""
-    run = 0
-    for token, label in zip(reversed(tokens), reversed(labels), strict=True):
-        if token != tokens[-1] or label != NO_LABEL:
-            break
-        run += 1
-    return run if run > 1 else 0
 
 
 def _written(tokenizer: Tokenizer, token: int) -> str:

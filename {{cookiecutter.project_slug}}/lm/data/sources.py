@@ -1,27 +1,24 @@
 """Where text comes from. A source yields documents in a fixed order and knows a fingerprint of their content.
 
-    source -> documents -> split -> tokens on disk -> windows -> batches
-              (here)       split.py prepare.py        windows.py datamodule.py
+    source -> documents -> split and tokens on disk -> windows -> batches
+              (here)       prepare.py, encode.py       windows.py datamodule.py
 
 A source of one's own is a class with these three methods, in a module of one's own, and a YAML file of four lines in
 conf/data/.
 """
 
 import functools
-import hashlib
 import sysconfig
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Protocol
 
+from harness.data import files as on_disk
+from harness.data.files import Files
 from harness.errors import UserError
-from lm.data import files as on_disk
 
-# A single file is cut at blank lines into documents of about this many characters, so that it can be split and
-# shuffled. Where there are none, it is cut at a line end, and where there are none either, anywhere.
-BLOCK_CHARACTERS = 4096
-LINES, ANYWHERE = 8 * BLOCK_CHARACTERS, 64 * BLOCK_CHARACTERS
 # bytes: a larger file is cut like a single one, for a document is in memory as a whole, as text and as tokens
 LARGEST_DOCUMENT = 4 << 20
 # Not code that somebody wrote: other packages, tests full of generated data, and the character tables of encodings/,
@@ -30,6 +27,13 @@ NOT_LIBRARY = {
     *("site-packages", "dist-packages", "__pycache__"),
     *("test", "tests", "idle_test", "lib2to3", "turtledemo", "encodings"),
 }
+# Suffixes of files that are not text to train on as it stands, and what reads them.
+OTHER_GROUPS = {
+    ".jsonl": "data=jsonl", ".ndjson": "data=jsonl", ".csv": "data=csv", ".tsv": "data=csv",
+    ".parquet": "data=hf", ".arrow": "data=hf",
+}  # fmt: skip
+# By these `datasets` marks a folder that its save_to_disk has written.
+SAVED = (("dataset_info.json", "state.json"), ("dataset_dict.json",))
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,11 @@ class Document:
     text: str
     loss_spans: tuple[tuple[int, int], ...] | None = None
 
+    @functools.cached_property
+    def content(self) -> bytes:
+        """The text as bytes, which decide where it falls, whatever it is called."""
+        return self.text.encode("utf-8", "surrogatepass")
+
     def parts(self) -> Iterator[tuple[str, bool]]:
         """Yield the text in parts, each with whether the loss counts it."""
         if self.loss_spans is None:
@@ -50,11 +59,8 @@ class Document:
             return
         position = 0
         for start, end in (*self.loss_spans, (len(self.text), len(self.text))):
-            yield from (
-                (part, counts)
-                for part, counts in ((self.text[position:start], False), (self.text[start:end], True))
-                if part
-            )
+            pieces = (self.text[position:start], False), (self.text[start:end], True)
+            yield from (piece for piece in pieces if piece[0])
             position = end
 
 
@@ -72,16 +78,8 @@ class Source(Protocol):
         """Yield the documents, in the same order on every machine that has the same content."""
 
 
-class FileSource:
+class FileSource(Files):
     """Documents from UTF-8 files: each file one; a large one, or one that is alone, in blocks."""
-
-    def __init__(self, root: Path, files: list[Path]) -> None:
-        self.root = root
-        self.files = files
-
-    @property
-    def size(self) -> int:
-        return sum(file.stat().st_size for file in self.files)
 
     def check(self) -> None:
         if not self.size:
@@ -90,25 +88,14 @@ class FileSource:
                 cure="Name a file, a folder or a glob with data.path=PATH, or try data=stdlib.",
             )
 
-    def fingerprint(self) -> str:
-        whole = hashlib.sha256()
-        for file in self.files:
-            with file.open("rb") as stream:
-                whole.update(self._name(file).encode("utf-8", "surrogateescape"))
-                whole.update(hashlib.file_digest(stream, "sha256").digest())
-        return whole.hexdigest()
-
     def documents(self) -> Iterator[Document]:
         for file in self.files:
             if len(self.files) == 1 or file.stat().st_size > LARGEST_DOCUMENT:
                 with on_disk.reading(file) as stream:
-                    for number, block in enumerate(blocks(stream)):
-                        yield Document(f"{self._name(file)}#{number}", block)
+                    for number, block in enumerate(on_disk.blocks(stream)):
+                        yield Document(f"{self.relative(file)}#{number}", block)
             elif (text := _read(file)).strip():
-                yield Document(self._name(file), text)
-
-    def _name(self, file: Path) -> str:
-        return file.relative_to(self.root).as_posix() if file.is_relative_to(self.root) else file.as_posix()
+                yield Document(self.relative(file), text)
 
 
 class StdlibSource(FileSource):
@@ -116,10 +103,8 @@ class StdlibSource(FileSource):
 
     def __init__(self) -> None:
         root = Path(sysconfig.get_path("stdlib"))
-        super().__init__(
-            root,
-            [file for file in sorted(root.rglob("*.py")) if not NOT_LIBRARY & set(file.relative_to(root).parts[:-1])],
-        )
+        files = sorted(root.rglob("*.py"))
+        super().__init__(root, [file for file in files if not NOT_LIBRARY & set(file.relative_to(root).parts[:-1])])
 
     def check(self) -> None:
         if not self.files:
@@ -148,7 +133,7 @@ class TextSource(FileSource):
                 f"There is no file at data.path={self.path} (looked from {Path.cwd()}).",
                 cure="Name a file, a folder or a glob of UTF-8 text, or try data=stdlib.",
             )
-        if group := on_disk.group_for(Path(self.path).expanduser(), self.found):
+        if group := group_for(Path(self.path).expanduser(), self.found):
             raise UserError(
                 f"What lies at data.path={self.path} is not plain text: data=text would train on its markup.",
                 cure=f"Type {group} data.path={self.path}, or name the text in it with a glob: "
@@ -164,22 +149,28 @@ class TextSource(FileSource):
         super().check()
 
 
-def blocks(stream: TextIO) -> Iterator[str]:
-    """Cut a text at blank lines into blocks of at least BLOCK_CHARACTERS; nothing is lost and the last may be shorter.
+def group_for(path: Path, files: Iterable[Path]) -> str | None:
+    """Return the group that reads most of the bytes at `path`, None where they are for data=text."""
+    if is_saved(path):
+        return "data=hf"
+    bytes_by_group: Counter[str | None] = Counter()
+    first: dict[str | None, Path] = {}
+    for file in files:
+        group = OTHER_GROUPS.get(on_disk.suffix(file))
+        bytes_by_group[group] += file.stat().st_size
+        first.setdefault(group, file)
+    group = max(bytes_by_group, key=lambda name: bytes_by_group[name], default=None)
+    return "data=chat" if group == "data=jsonl" and _is_chat(first[group]) else group
 
-    A block without a blank line ends at a line end beyond `LINES` characters, a line without an end at `ANYWHERE`.
-    """
-    block: list[str] = []
-    size = 0
-    for line in iter(functools.partial(stream.readline, ANYWHERE), ""):
-        block.append(line)
-        size += len(line)
-        blank, ends = not line.strip(), line.endswith("\n")
-        if (size >= BLOCK_CHARACTERS and blank) or (size >= LINES and ends) or size >= ANYWHERE:
-            yield "".join(block)
-            block, size = [], 0
-    if any(line.strip() for line in block):
-        yield "".join(block)
+
+def is_saved(path: Path) -> bool:
+    """Say whether `datasets` has written a folder."""
+    return any(all((path / name).is_file() for name in names) for names in SAVED)
+
+
+def _is_chat(file: Path) -> bool:
+    _, record = next(on_disk.json_rows(file), (0, None))
+    return isinstance(record, dict) and bool({"messages", "conversations"} & set(record))
 
 
 def _read(file: Path) -> str:

@@ -7,6 +7,7 @@ Its special tokens are names in tokenizer_config.json, beside tokenizer.json, as
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,10 @@ class TokenizerChoice:
         names = json.dumps(special_tokens(self.file.parent))
         return hashlib.sha256(self.file.read_bytes() + f"{names}{self.end_of_text}".encode()).hexdigest()
 
-    def build(
-        self, texts: Iterable[str], vocab_size: int, total: int, *, special: Sequence[str] = (), show: bool = False
-    ) -> Tokenizer:
+    def build(self, texts: Iterable[str], vocab_size: int, total: int, *, special: Sequence[str] = ()) -> Tokenizer:
         """Return the tokenizer. `texts` are `total` documents; `special` are texts that are one token each."""
         if self.file is None:
-            return train_tokenizer(texts, vocab_size, total, kind=self.kind, special=special, show_progress=show)
+            return train_tokenizer(texts, vocab_size, total, kind=self.kind, special=special)
         tokenizer = load_tokenizer(self.file)
         tokenizer.add_special_tokens([token for token in special if tokenizer.token_to_id(token) is None])
         return tokenizer
@@ -73,54 +72,40 @@ class TokenizerChoice:
         ends = [self.end_of_text] if self.end_of_text else [found.get("eos", ""), *KNOWN_ENDS]
         end = next((name for name in ends if name and tokenizer.token_to_id(name) is not None), None)
         if end is None:
-            missing = (
-                f" has no token {self.end_of_text!r}" if self.end_of_text else " does not say which token ends a text"
-            )
-            raise UserError(
-                f"{self.file}{missing}.", cure="Name one of its tokens: 'data.tokenizer.end_of_text=\"TOKEN\"'."
-            )
+            lacks = f"has no token {self.end_of_text!r}" if self.end_of_text else "does not say which token ends a text"
+            cure = "Name one of its tokens: 'data.tokenizer.end_of_text=\"TOKEN\"'."
+            raise UserError(f"{self.file} {lacks}.", cure=cure)
         return {role: found.get(role, end) if role != "eos" else end for role in ROLES}
 
 
 def train_tokenizer(
-    texts: Iterable[str],
-    vocab_size: int,
-    total: int,
-    *,
-    kind: str = "bpe",
-    special: Sequence[str] = (),
-    show_progress: bool = False,
+    texts: Iterable[str], vocab_size: int, total: int, *, kind: str = "bpe", special: Sequence[str] = ()
 ) -> Tokenizer:
     """Return a tokenizer of at most `vocab_size` tokens; small corpora may have fewer merges than that.
 
     Token 0 ends a text; `special` are the next ones, and never cut.
     """
     first = [END_OF_TEXT, *special]
+    show = sys.stderr.isatty()
+    trainer: Any
     if kind == "characters":
         tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
         tokenizer.decoder = decoders.Fuse()
-        most = trainers.WordLevelTrainer(
-            vocab_size=vocab_size, special_tokens=[*first, UNKNOWN], show_progress=show_progress
+        first.append(UNKNOWN)
+        trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=first, show_progress=show)
+    else:
+        tokenizer = Tokenizer(models.BPE())
+        pieces = pre_tokenizers.Split(Regex(PIECE), behavior="isolated")
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, to_bytes])
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = sorted(to_bytes.alphabet())  # so that any text can be encoded
+        size = vocab_size if kind == "bpe" else len(first) + len(alphabet)
+        trainer = trainers.BpeTrainer(
+            vocab_size=size, special_tokens=first, initial_alphabet=alphabet, show_progress=show
         )
-        tokenizer.train_from_iterator(texts, most, length=total)
-        return tokenizer
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PIECE), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # so that any text can be encoded
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size if kind == "bpe" else len(first) + len(alphabet),
-        special_tokens=first,
-        initial_alphabet=alphabet,
-        show_progress=show_progress,
-    )
-    tokenizer.train_from_iterator(texts if kind == "bpe" else (), trainer, length=total)
+    tokenizer.train_from_iterator(() if kind == "bytes" else texts, trainer, length=total)
     return tokenizer
 
 

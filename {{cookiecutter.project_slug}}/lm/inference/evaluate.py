@@ -2,31 +2,27 @@
 
 import json
 import math
-import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from rich.progress import track
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from harness.console import watched
 from harness.errors import UserError
 from lm.batch import model_inputs
 from lm.data.datamodule import collate, windows
 from lm.data.prepare import Prepared, encode_only, prepare_data
 from lm.data.tokenizer import end_of_text
-from lm.inference.load import Trained, load, say
+from lm.inference.load import Trained, load
 from lm.models.build import model_config, vocabulary_size
 from lm.module import loss_sums
-
-SECONDS_BETWEEN_LINES = 10.0
 
 
 def evaluate(path: str, data: str | None, overrides: list[str], as_json: bool, trust: Sequence[str] = ()) -> None:
@@ -96,18 +92,14 @@ def validation_data(trained: Trained) -> Prepared:
 
 def other_data(trained: Trained, path: str, folder: Path) -> Prepared:
     """Return the text at `path`, read as the run reads its own and encoded with the run's tokenizer, in `folder`."""
-    source = instantiate(source_of(trained.cfg.data, path))
+    own = trained.cfg.data.source  # one that takes no path is of no use for another text
+    config = own if "path" in own else {"_target_": "lm.data.sources.TextSource"}
+    source = instantiate(OmegaConf.merge(config, {"path": path}))
     source.check()
     end = end_of_text(trained.tokenizer, trained.model)
     if end is None:
         raise UserError(f"The tokenizer of {trained.folder} does not say which token ends a text.")
     return encode_only(trained.tokenizer, end, source, folder)
-
-
-def source_of(data: DictConfig, path: str) -> DictConfig:
-    """Return the config of the run's own source for another path; of plain text where that source takes no path."""
-    source = data.source if "path" in data.source else {"_target_": "lm.data.sources.TextSource"}
-    return OmegaConf.merge(source, {"path": path})  # type: ignore[return-value]
 
 
 @torch.no_grad()
@@ -121,7 +113,7 @@ def score(trained: Trained, prepared: Prepared, batch_size: int = 8) -> tuple[fl
     )
     options = {"use_cache": False} if isinstance(trained.model, PreTrainedModel) else {}
     nats, tokens = 0.0, 0
-    for batch in watched(loader):
+    for batch in watched(loader, len(loader), "batches"):
         batch = {name: tensor.to(trained.device) for name, tensor in batch.items()}
         output = trained.model(**model_inputs(batch), **options)
         logits = output if isinstance(output, Tensor) else output.logits
@@ -129,17 +121,3 @@ def score(trained: Trained, prepared: Prepared, batch_size: int = 8) -> tuple[fl
         nats += total.item()
         tokens += int(valid.item())
     return nats, tokens
-
-
-def watched(loader: DataLoader[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """Yield the batches of `loader` behind a bar; where there is no terminal, a line every ten seconds."""
-    if sys.stderr.isatty():
-        yield from track(loader, description="scoring", transient=True)
-        return
-    say(f"Scoring {len(loader):,} batches")
-    said = time.monotonic()
-    for number, batch in enumerate(loader, start=1):
-        yield batch
-        if time.monotonic() - said > SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            say(f"Scored {number:,} of {len(loader):,} batches")

@@ -10,8 +10,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from harness.console import say
 from lm.data.tokenizer import end_of_text
-from lm.inference.load import device_of, load, refuse_unless_finite, say
+from lm.inference.load import device_of, load, refuse_unless_finite
 
 
 def generate(
@@ -118,29 +119,16 @@ def pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
 
 
 def continuation(
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    prompt: str,
-    *,
-    max_tokens: int,
-    context: int,
-    temperature: float = 0.8,
-    top_k: int | None = 50,
-    seed: int = 0,
+    model: nn.Module, tokenizer: Tokenizer, prompt: str, *, max_tokens: int, context: int, **how: Any
 ) -> str:
-    """Return `prompt` and what the model says next, with every module put back into the mode it was in."""
+    """Return `prompt` and what the model says next, with every module put back into the mode it was in. `how` is
+    handed on to `sample`."""
     training = [module for module in model.modules() if module.training]
     model.eval()
-    how: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "context": context,
-        "temperature": temperature,
-        "top_k": top_k,
-        "seed": seed,
-    }
     try:
         tokens = tokenizer.encode(prompt, add_special_tokens=False).ids
-        ids = sample(model, tokens, stop=end_of_text(tokenizer, model), **how)
+        stop = end_of_text(tokenizer, model)
+        ids = sample(model, tokens, max_tokens=max_tokens, context=context, stop=stop, **how)
         return prompt + "".join(pieces(tokenizer, ids))
     finally:
         for module in training:

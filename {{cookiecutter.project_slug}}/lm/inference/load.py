@@ -1,7 +1,6 @@
 """From a run's folder to its model: what generate.py and evaluate.py begin with."""
 
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import PretrainedConfig
 from harness.checkpoint import read
 from harness.checkpoint.resume import locate
 from harness.config.trust import refuse_untrusted
+from harness.console import say
 from harness.errors import UserError
 from harness.hardware import best_device
 from harness.run import folder as run_folder
@@ -59,15 +59,8 @@ def load(path: str, *, parts: Sequence[str] = ("model",), trust: Sequence[str] =
     tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
     if config is not None:
         config.update(special_ids(tokenizer, checkpoint.path))
-    trained = Trained(
-        folder,
-        cfg,
-        model.eval().to(torch.device(best_device())),
-        tokenizer,
-        context_length(cfg.model, config),
-        checkpoint,
-        attention,
-    )
+    model = model.eval().to(torch.device(best_device()))
+    trained = Trained(folder, cfg, model, tokenizer, context_length(cfg.model, config), checkpoint, attention)
     say(*described(trained))
     return trained
 
@@ -119,9 +112,3 @@ def refuse_unless_finite(logits: Tensor) -> None:
             "The model's output is not finite: a weight is NaN or infinite, and no text can come from it.",
             cure="Load an earlier step: name one of the run's checkpoints/ folders. docs/nan.md says why.",
         )
-
-
-def say(*lines: str) -> None:
-    """Tell a person, on stderr: stdout is for the text and the numbers."""
-    for line in lines:
-        print(line, file=sys.stderr, flush=True)

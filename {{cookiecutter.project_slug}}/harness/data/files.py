@@ -1,28 +1,51 @@
-"""Which files a path names, what is in them, and their text as a stream: never a whole file of unknown size at once."""
+"""Which files a path names, what is in them, and their text or rows as a stream: never a whole file at once."""
 
 import codecs
+import csv
 import functools
 import glob
+import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from harness.errors import UserError
 
 HEAD = 4096  # bytes that decide what a file is
-# Suffixes of files that are not text to train on as it stands, and what reads them.
-OTHER_GROUPS = {
-    ".jsonl": "data=jsonl", ".ndjson": "data=jsonl", ".csv": "data=csv", ".tsv": "data=csv",
-    ".parquet": "data=hf", ".arrow": "data=hf",
-}  # fmt: skip
-# By these `datasets` marks a folder that its save_to_disk has written.
-SAVED = (("dataset_info.json", "state.json"), ("dataset_dict.json",))
 MAGIC = {b"PAR1": ".parquet", b"ARROW1": ".arrow"}
 # Bytes that text in UTF-8, Latin-1 or the like hardly has; of a compressed file they are a tenth.
 CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\v\b\x1a\x1b"))
+# A single file is cut at blank lines into pieces of about this many characters, so that it can be split and
+# shuffled. Where there are none, it is cut at a line end, and where there are none either, anywhere.
+BLOCK_CHARACTERS = 4096
+LINES, ANYWHERE = 8 * BLOCK_CHARACTERS, 64 * BLOCK_CHARACTERS
+
+
+class Files:
+    """Files below one root, which gives them their names."""
+
+    def __init__(self, root: Path, files: list[Path]) -> None:
+        self.root = root
+        self.files = files
+
+    @property
+    def size(self) -> int:
+        """Bytes on the disk."""
+        return sum(file.stat().st_size for file in self.files)
+
+    def fingerprint(self) -> str:
+        """Return hex digits that change with a file's name or content."""
+        whole = hashlib.sha256()
+        for file in self.files:
+            with file.open("rb") as stream:
+                whole.update(self.relative(file).encode("utf-8", "surrogateescape"))
+                whole.update(hashlib.file_digest(stream, "sha256").digest())
+        return whole.hexdigest()
+
+    def relative(self, file: Path) -> str:
+        return file.relative_to(self.root).as_posix() if file.is_relative_to(self.root) else file.as_posix()
 
 
 def find(path: str) -> tuple[Path, list[Path]]:
@@ -35,21 +58,6 @@ def find(path: str) -> tuple[Path, list[Path]]:
         return given.parent, [given]
     found = glob.glob(str(given), recursive=True)  # noqa: PTH207 (absolute patterns)
     return Path(glob.escape(str(given))).parent, sorted(Path(file) for file in found if Path(file).is_file())
-
-
-def group_for(path: Path, files: Iterable[Path]) -> str | None:
-    """Return the group that reads most of the bytes at `path`, None where they are for data=text."""
-    if any(all((path / name).is_file() for name in names) for names in SAVED):
-        return "data=hf"
-    bytes_by_group: Counter[str | None] = Counter()
-    first: dict[str, Path] = {}
-    for file in files:
-        group = OTHER_GROUPS.get(suffix(file))
-        bytes_by_group[group] += file.stat().st_size
-        if group:
-            first.setdefault(group, file)
-    group = max(bytes_by_group, key=lambda name: bytes_by_group[name], default=None)
-    return "data=chat" if group == "data=jsonl" and _is_chat(first[group]) else group
 
 
 def suffix(file: Path) -> str:
@@ -73,6 +81,48 @@ def reading(file: Path) -> Iterator[TextIO]:
         raise not_utf8(file) from error
     except PermissionError as error:
         raise UserError(f"{file} cannot be read: no permission.", cure="Leave it out of data.path.") from error
+
+
+def blocks(stream: TextIO) -> Iterator[str]:
+    """Cut a text at blank lines into blocks of at least BLOCK_CHARACTERS; nothing is lost and the last may be shorter.
+
+    A block without a blank line ends at a line end beyond `LINES` characters, a line without an end at `ANYWHERE`.
+    """
+    block: list[str] = []
+    size = 0
+    for line in iter(functools.partial(stream.readline, ANYWHERE), ""):
+        block.append(line)
+        size += len(line)
+        blank, ends = not line.strip(), line.endswith("\n")
+        if (size >= BLOCK_CHARACTERS and blank) or (size >= LINES and ends) or size >= ANYWHERE:
+            yield "".join(block)
+            block, size = [], 0
+    if any(line.strip() for line in block):
+        yield "".join(block)
+
+
+def json_rows(file: Path) -> Iterator[tuple[int, Any]]:
+    """Yield what each line of a file says, with the line's number. A line that is not JSON is yielded as a ValueError:
+    whoever reads them decides whether that is the end."""
+    with reading(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except ValueError as error:
+                    yield number, error
+                except RecursionError:
+                    yield number, ValueError("it is nested too deeply")
+
+
+def csv_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a CSV file (TSV by its name) as its first line names them, with the number of their last
+    line."""
+    csv.field_size_limit(2**31 - 1)  # its own limit is 128 kB, less than some texts
+    with reading(file) as lines:
+        table = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+        for row in table:
+            yield table.line_num, row
 
 
 def not_utf8(file: Path) -> UserError:
@@ -104,12 +154,3 @@ def _bad_byte(file: Path) -> str:
                 return f"{error.reason} at byte {before - waiting + error.start}"
             before += len(chunk)
     return f"it ends within a character, at byte {before - len(decoder.getstate()[0])}"
-
-
-def _is_chat(file: Path) -> bool:
-    try:
-        with file.open(encoding="utf-8-sig") as stream:
-            record = json.loads(stream.readline(1 << 20))
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(record, dict) and bool({"messages", "conversations"} & set(record))
