@@ -59,7 +59,8 @@ class Ticking(Samples):
 
     def __init__(self, **options) -> None:
         minutes = itertools.count()
-        super().__init__(**options, clock=lambda: 60.0 * next(minutes))
+        super().__init__(**options)
+        self.clock = lambda: 60.0 * next(minutes)
 
 
 def test_minutes_are_counted_by_the_clock(train: Callable[..., Path]) -> None:

@@ -26,9 +26,9 @@ from harness.files import json_lines, write_whole
 from harness.run import folder as run_folder
 from harness.run.folder import Run, choose_folder
 from harness.telemetry import events
+from harness.telemetry.append import AppendOnlyFile
 from harness.telemetry.loggers import CsvLogger
 from lm import fit
-from lm.inference.samples import forget_after
 
 RUN = (
     "trainer.max_steps=4",
@@ -153,14 +153,14 @@ def test_a_sample_with_line_ends_of_other_scripts_can_be_resumed_after(tmp_path:
         json.dumps({"step": step, "text": "a\u2028b\u2029c\x85d\x0be\x1cf"}, ensure_ascii=False) for step in (1, 2, 3)
     ]
     path.write_bytes("\n".join(lines).encode() + b"\n")
-    forget_after(path, 2)
+    AppendOnlyFile(path).forget_after(2)
     assert path.read_bytes().split(b"\n") == [line.encode() for line in lines[:2]] + [b""]
 
 
 def test_a_line_that_is_not_json_is_left_out_and_said(tmp_path: Path, caplog) -> None:
     path = tmp_path / "samples.jsonl"
     path.write_bytes(b'{"step": 1}\nnot json\n[1]\n{"step": "2"}\n{"step": 2}\n{"st')
-    forget_after(path, 5)
+    AppendOnlyFile(path).forget_after(5)
     assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
     assert "2 lines" in caplog.text and "the first is line 2" in caplog.text
 
@@ -291,7 +291,7 @@ def look(run: Path, cfg: DictConfig) -> None:
     events.emit("fit_start", 2, {})
     events.close_log()
     assert [event["event_type"] for event in events.current(log.path)][-1] == "fit_start"
-    forget_after(run / "samples.jsonl", 2)
+    AppendOnlyFile(run / "samples.jsonl").forget_after(2)
     assert read_ledger(run) == [] and [checkpoint.step for checkpoint in usable(run)] == [2]
     opened.close("stopped")
     assert run_folder.read(run)["attempts"][-1]["status"] == "stopped"

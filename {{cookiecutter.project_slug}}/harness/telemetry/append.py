@@ -5,7 +5,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from harness.files import open_append
+from harness.files import json_lines, open_append, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -48,3 +48,14 @@ class AppendOnlyFile:
         """Wait until the disk has what was written."""
         with suppress(OSError), open_append(self.path) as file:  # some network disks cannot; each write was checked
             os.fsync(file.fileno())
+
+    def forget_after(self, step: int) -> None:
+        """Remove JSON lines of an earlier attempt beyond the `step` at which this one goes on: they will come again."""
+        if not os.path.lexists(self.path):
+            return
+        lines = json_lines(self.path)
+        kept = [line for line, entry in lines if isinstance(at := entry.get("step"), int) and at <= step]
+        try:
+            write_whole(self.path, b"".join(kept))
+        except OSError as error:
+            log.warning("Cannot write %s (%s).", self.path, error)

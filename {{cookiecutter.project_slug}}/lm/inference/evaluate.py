@@ -37,7 +37,7 @@ def evaluate(path: str, data: str | None, overrides: list[str], as_json: bool, t
     if not math.isfinite(nats):
         cure = "Name an earlier one of the run's checkpoints/ folders; docs/nan.md says how it comes about."
         raise UserError(f"The loss of {trained.checkpoint.path.as_posix()} is not finite.", cure=cure)
-    result = {
+    result: dict[str, Any] = {
         "run": trained.folder.as_posix(),
         "step": trained.step,
         "data": other or "held out",
@@ -48,17 +48,13 @@ def evaluate(path: str, data: str | None, overrides: list[str], as_json: bool, t
         "tokens": tokens,
         "bytes": prepared.meta["val"]["bytes"],
     }
-    print(json.dumps(result) if as_json else in_words(result))
-
-
-def in_words(result: dict[str, Any]) -> str:
-    text = "held-out text" if result["data"] == "held out" else result["data"]
-    return (
-        f"{result['run']} at step {result['step']}, on {result['tokens']:,} tokens ({result['bytes']:,} bytes) "
-        f"of {text}:\n"
-        f"  loss {result['loss']:.4f} nats per token, perplexity {result['perplexity']:.2f}, "
-        f"{result['bits_per_byte']:.4f} bits per byte"
-    )
+    if as_json:
+        print(json.dumps(result))
+        return
+    size, text = f"{tokens:,} tokens ({result['bytes']:,} bytes)", other or "held-out text"
+    print(f"{result['run']} at step {trained.step}, on {size} of {text}:")
+    numbers = (result["loss"], result["perplexity"], result["bits_per_byte"])
+    print("  loss {:.4f} nats per token, perplexity {:.2f}, {:.4f} bits per byte".format(*numbers))
 
 
 def other_path(data: str | None, overrides: list[str]) -> str | None:

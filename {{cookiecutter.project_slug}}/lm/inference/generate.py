@@ -34,20 +34,14 @@ def generate(
         seed=seed,
         stop=end_of_text(trained.tokenizer, trained.model),
     )
-    count, began = 0, time.perf_counter()
-
-    def counted() -> Iterator[int]:
-        nonlocal count
-        for count, token in enumerate(ids, start=1):  # noqa: B007 (counted for the line below)
-            yield token
-
+    began, made = time.perf_counter(), []
     sys.stdout.write(prompt)
-    for piece in pieces(trained.tokenizer, counted()):
+    for piece in pieces(trained.tokenizer, (made.append(token) or token for token in ids)):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
     seconds = time.perf_counter() - began
-    say(f"{count:,} tokens in {seconds:.1f} s, {count / max(seconds, 1e-9):,.0f} per second")
+    say(f"{len(made):,} tokens in {seconds:.1f} s, {len(made) / max(seconds, 1e-9):,.0f} per second")
 
 
 @torch.no_grad()
