@@ -14,7 +14,7 @@ from pathlib import Path
 import charset_normalizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # it runs in a project that is not installed, too
-from harness.telemetry.logs import ANSI
+from harness.telemetry.plain import ANSI
 
 BOMS = [  # UTF-32 first: its little-endian mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),

@@ -1,6 +1,7 @@
 """Hydra's part of train.py: parse, compose and check every job, set the environment, and only then begin."""
 
 import argparse
+import gc
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,6 +119,7 @@ def _hydra_main(target: str, *, multirun: bool) -> None:
     def task(cfg: DictConfig) -> Any:
         with open_dict(cfg):
             cfg.run.dir = _relative(HydraConfig.get().runtime.output_dir)
+        gc.enable()  # cli.run switched it off for composing
         try:
             check(cfg)
             for sentence in unprotected(cfg):
