@@ -125,18 +125,17 @@ class TokenBatch(BatchFormat):
         }
 
     def first_look(self, batch: Batch) -> dict[str, Any]:
-        ids, labels = batch["input_ids"], batch["labels"]
-        counted = labels[labels != NO_LABEL]
-        low, high = (int(counted.min()), int(counted.max())) if len(counted) else (None, -1)
+        facts = self.describe(batch)
+        labels, ids = facts["labels"] or [], facts["ids"]
         return {
             "vocabulary": self.vocab_size,
-            "label_min": low,
-            "label_max": None if low is None else high,
-            "input_min": int(ids.min()),
-            "input_max": int(ids.max()),
-            "valid_tokens": len(counted),
-            "ignored_tokens": labels.numel() - len(counted),
-            "ok": low is not None and min(low, int(ids.min())) >= 0 and max(high, int(ids.max())) < self.vocab_size,
+            "label_min": min(labels, default=None),
+            "label_max": max(labels, default=None),
+            "input_min": ids[0],
+            "input_max": ids[1],
+            "valid_tokens": batch["labels"].numel() - facts["without_label"],
+            "ignored_tokens": facts["without_label"],
+            "ok": bool(labels) and min(labels + ids) >= 0 and max(labels + ids) < self.vocab_size,
         }
 
     def _within_vocabulary(self, name: str, tokens: Tensor, step: int) -> None:

@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig
 
 from harness.checkpoint.resume import starting_point
-from harness.data.exact import ExactData
 from harness.hardware import Picks, pick, world_size
 from harness.run.folder import Run
 from harness.trainer import attempt, fit, limits, total_steps
@@ -65,16 +64,11 @@ def build_data(cfg: DictConfig, config: PretrainedConfig | None) -> Any:
     context = context_length(cfg.model, config)
     vocabulary = vocabulary_size(cfg.model, config)
     data.connect(vocab_size=vocabulary, context=context, seed=cfg.seed)
-    warn_of_unused_tokens(vocabulary, getattr(data, "tokenizer", None))
+    if vocabulary > 2 * (size := data.tokenizer.get_vocab_size()):  # embeddings that cost memory and learn nothing
+        log.warning(
+            "The model has %d tokens and the tokenizer only %d: set the vocabulary near that.", vocabulary, size
+        )
     return data
-
-
-def warn_of_unused_tokens(vocabulary: int, tokenizer: Any) -> None:
-    """Say it where most of the model's tokens are in no text: their embeddings cost memory and learn nothing."""
-    size = tokenizer.get_vocab_size() if tokenizer else vocabulary
-    if vocabulary > 2 * size:
-        log.warning("The model has %s tokens and the tokenizer only %s: set the vocabulary near that.",
-                    f"{vocabulary:,}", f"{size:,}")  # fmt: skip
 
 
 def pick_hardware(cfg: DictConfig, config: PretrainedConfig | None, steps: int, run: Run) -> Picks:
@@ -83,13 +77,8 @@ def pick_hardware(cfg: DictConfig, config: PretrainedConfig | None, steps: int, 
     batch = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches * world_size(cfg.trainer)  # rows of a step
     # Six floating-point operations a parameter and token: Kaplan et al. 2020.
     picks = pick(cfg, compile=cfg.model.compile, flops=6.0 * parameters * steps * batch * context)
-    picks.attention, why = pick_attention(
-        str(cfg.model.attention),
-        device=picks.device,
-        precision=picks.precision,
-        context=context,
-        mps_fix=bool(cfg.trainer.mps_fix),
-    )
+    asked, fix = str(cfg.model.attention), bool(cfg.trainer.mps_fix)
+    picks.attention, why = pick_attention(asked, picks.device, picks.precision, context, mps_fix=fix)
     picks.reasons.insert(2, why)
     numbers = (f"{number:,}" for number in (parameters, steps, batch * context))
     log.info("%s: %s parameters, %s steps of %s tokens", run.folder.name, *numbers)
@@ -98,12 +87,9 @@ def pick_hardware(cfg: DictConfig, config: PretrainedConfig | None, steps: int, 
     return picks
 
 
-def build_module(
-    cfg: DictConfig, config: PretrainedConfig | None, data: ExactData, picks: Picks, steps: int
-) -> LmModule:
+def build_module(cfg: DictConfig, config: PretrainedConfig | None, data: Any, picks: Picks, steps: int) -> LmModule:
     """Return the model with its optimizer and schedule, still without weights of an earlier attempt."""
-    known: Any = data
-    model = build_model(cfg.model, config, attention=picks.attention, special_ids=known.special_ids)
+    model = build_model(cfg.model, config, attention=picks.attention, special_ids=data.special_ids)
     make_optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")
     schedule = {key: value for key, value in cfg.scheduler.items() if key != "_target_"}
     make_scheduler = functools.partial(get_method(cfg.scheduler["_target_"]), total_steps=steps, **schedule)
@@ -111,7 +97,7 @@ def build_module(
         model,
         make_optimizer,
         make_scheduler,
-        format=TokenBatch(known.tokenizer, vocabulary_size(cfg.model, config)),
+        format=TokenBatch(data.tokenizer, vocabulary_size(cfg.model, config)),
         # The first token of a window is predicted by nothing.
         labels_per_batch=cfg.data.batch_size * (context_length(cfg.model, config) - 1),
         compiled=picks.compile,

@@ -36,7 +36,7 @@ HABITS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("habits.y
 
 class Model(Section):
     kept: ClassVar[frozenset[str]] = frozenset(
-        {"name", "peak_lr", "gradient_checkpointing", "attention", "compile", "config"}
+        ["name", "peak_lr", "gradient_checkpointing", "attention", "compile", "config"]
     )
     name: Text = key("the first part of the run's name")
     peak_lr: Amount = key("the peak learning rate that suits this size; optimizer.lr takes it")
@@ -56,9 +56,7 @@ class Data(Section):
     limit: Above0 | None = extra("use a share (0.1, 1.0) or a number (1, 100) of the documents; null for all")
     val_fraction: Annotated[Share, Le(0.5)] = extra("the share of the documents held out for validation; 0 for none")
     val_path: Text | None = extra("validation text of its own: a path as `path`; then nothing is held out")
-    tokenizer: dict[Any, Any] = extra(
-        "the tokenizer: a `kind` (bpe, bytes, characters) trained, or a `path` taken as it is"
-    )
+    tokenizer: dict[Any, Any] = extra("a `kind` (bpe, bytes, characters) that is trained, or a `path` taken as it is")
     batch_size: Positive = key("the sequences per micro-batch and device")
     num_workers: Count = extra("the number of loader processes; 0 loads in the training process")
     prompt: str = key("what samples and generate.py continue; an empty one begins a document")

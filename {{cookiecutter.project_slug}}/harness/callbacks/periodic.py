@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, Trainer
 
 
 class Periodic(Callback):
-    """Inherit and write `act(trainer, module)`. Acts every `every_n_steps` optimizer steps, every `every_minutes`, and at
-    each epoch's end, at most once a step."""
+    """Inherit and write `act(trainer, module)`. It is called every `every_n_steps` optimizer steps, `every_minutes`
+    and at each epoch's end, at most once a step."""
 
     reads_metrics = False
 

@@ -4,9 +4,11 @@ content is in both splits, whatever it is called and in whatever order it comes.
 import hashlib
 import heapq
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from harness.errors import UserError
+from harness.telemetry.meter import Meter
 
 SPLITS = ("train", "val")
 ITEM_COST = 200  # bytes of memory that an item of a sample takes besides its content
@@ -72,10 +74,15 @@ def as_limit(value: int | float | None) -> int | float | None:
     return int(value)
 
 
-def refuse_empty(documents: dict[str, int], val_fraction: float, limit: int | float | None) -> None:
-    """Raise UserError for a split that got none of the documents and should have one."""
+def refuse_empty(documents: dict[str, int], val_fraction: float, limit: int | float | None, *, by_path: bool) -> None:
+    """Raise UserError for a split that got none of the documents and should have one. `by_path`: validation has
+    documents of its own."""
+    if not any(documents.values()):
+        raise UserError("The source has no documents.", cure="Name a file, a folder or a glob with data.path=PATH.")
+    if by_path and not documents["val"]:
+        raise UserError("There are no documents at data.val_path.", cure="Name a file, a folder or a glob of text.")
     one = isinstance(limit, int) and limit == 1  # of which nothing is held out
-    wants_val = val_fraction > 0 and not one
+    wants_val = val_fraction > 0 and not one and not by_path
     split = "train" if not documents["train"] else "val" if wants_val and not documents["val"] else None
     if split is None:
         return
@@ -116,3 +123,28 @@ class Sample:
     def __iter__(self) -> Iterator[bytes]:
         for _, _, content in sorted(self._kept, key=lambda entry: entry[1]):
             yield content
+
+
+@dataclass
+class Survey:
+    """What one pass over a stream has found: `items` by split, their `total` size in bytes, and a sample of train."""
+
+    sample: Sample
+    total: int = 0
+    items: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+
+
+def survey(
+    items: Iterable[tuple[str, T]], content: Callable[[T], bytes], *, budget: int, size: int | None = None
+) -> Survey:
+    """Read all items once. `budget` is the sample's, in bytes; `size` is about how many bytes there are, if known."""
+    found = Survey(Sample(budget))
+    with Meter("Reading", size) as meter:
+        for split, item in items:
+            data = content(item)
+            found.items[split] += 1
+            if split == "train":
+                found.sample.add(data)
+            found.total += len(data)
+            meter.advance(len(data))
+    return found

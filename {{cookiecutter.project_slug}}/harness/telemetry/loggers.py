@@ -7,14 +7,14 @@ import logging
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from hydra.utils import instantiate
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
@@ -187,6 +187,16 @@ def rows_of(text: str) -> list[dict[str, str]]:
     if "step" not in (table.fieldnames or ["step"]):
         raise ValueError("it has no column of steps")
     return [row for row in table if None not in row and None not in row.values() and row["step"].isdecimal()]
+
+
+def log_texts(loggers: Iterable[Logger], texts: Mapping[str, str], step: int, *, key: str) -> None:
+    """Show texts, by what they answer, in the loggers that can: TensorBoard and wandb."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoard):
+            for prompt, text in texts.items():
+                logger.log_text(f"{key}/{prompt}", f"```\n{text}\n```", step)
+        elif isinstance(logger, WandbLogger):
+            logger.log_text(key, columns=["prompt", "text"], data=[*map(list, texts.items())], step=step)
 
 
 class TensorBoard(TensorBoardLogger):

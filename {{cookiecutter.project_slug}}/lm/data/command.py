@@ -7,8 +7,6 @@ compared with its checksums; what a kill interrupted goes on where it was.
 import argparse
 import logging
 
-from omegaconf import DictConfig, OmegaConf
-
 from harness.config.check import check
 from harness.config.compose import compose
 from harness.run import environment
@@ -28,19 +26,11 @@ def prepare(overrides: list[str]) -> None:
     check(cfg)
     environment.apply(cfg.env)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    from lm.data.prepare import prepare_data  # imports tokenizers, which --help must not wait for
+    from lm.data.prepare import prepare_data  # these import what --help must not wait for
+    from lm.models.build import model_config, vocabulary_size
 
-    prepared = prepare_data(cfg, _vocabulary(cfg.model), sums=True)
+    prepared = prepare_data(cfg, vocabulary_size(cfg.model, model_config(cfg.model)), sums=True)
     print(prepared.folder.as_posix())
     for split in ("train", "val"):
         counts = prepared.meta[split]
         print(f"  {split:<6}{counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['bytes']:,} bytes")
-
-
-def _vocabulary(model: DictConfig) -> int:
-    size = OmegaConf.select(model, "config.vocab_size") if isinstance(model.get("config"), DictConfig) else None
-    if isinstance(size, int):
-        return size
-    from lm.models.build import model_config, vocabulary_size  # torch is half a gigabyte that preparing does not use
-
-    return vocabulary_size(model, model_config(model))

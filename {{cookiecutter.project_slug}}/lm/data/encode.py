@@ -1,7 +1,6 @@
-"""The two passes over the text, both as a stream: what is in memory does not grow with it.
+"""From documents to files of tokens, as a stream: what is in memory does not grow with the text.
 
-survey: documents -> how many fall to each split, and a sample for the tokenizer
-encode: documents -> batches of about a megabyte -> tokens (all cores) -> appended to the files of each split
+documents -> batches of about a megabyte -> tokens (all cores) -> appended to the files of each split
 """
 
 import functools
@@ -14,38 +13,14 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from harness.data.growing import GrowingFiles
-from harness.data.split import SPLITS, Sample
+from harness.data.split import SPLITS
 from harness.data.stream import ahead, batches
 from harness.telemetry.meter import Meter
 from lm.data.sources import Document
 
-# Of training text in memory, for the tokenizer to learn from. More makes it hardly better, and its own tables larger.
-SAMPLE_BYTES = 64 << 20
 BATCH_BYTES = 1 << 20  # of text encoded at a time: enough for many cores; the tokens of it take about 30 MB
 SAVE_SECONDS = 5.0
 DOCUMENT_COST = 64  # bytes that a document takes besides its text, so that a batch of empty ones ends, too
-
-
-@dataclass
-class Survey:
-    """`total` is the text's size in bytes; `documents` their number by split."""
-
-    sample: Sample = field(default_factory=lambda: Sample(SAMPLE_BYTES))
-    total: int = 0
-    documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-
-
-def survey(documents: Iterable[tuple[str, Document]], size: int | None) -> Survey:
-    """Read all documents once. `size` is about how many bytes they have, if that is known."""
-    found = Survey()
-    with Meter("Reading", size) as meter:
-        for split, document in documents:
-            found.documents[split] += 1
-            if split == "train":
-                found.sample.add(document.content)
-            found.total += len(document.content)
-            meter.advance(len(document.content))
-    return found
 
 
 @dataclass

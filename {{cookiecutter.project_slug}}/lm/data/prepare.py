@@ -25,16 +25,19 @@ from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer
 
 from harness.data.growing import GrowingFiles
-from harness.data.split import Sample, as_limit, chosen, refuse_empty
+from harness.data.split import Sample, as_limit, chosen, refuse_empty, survey
 from harness.errors import UserError
 from harness.run import artifact
-from lm.data.encode import Progress, encode, survey
+from lm.data.encode import Progress, encode
 from lm.data.sources import Document, Source
 from lm.data.tokenizer import TokenizerChoice, special_ids, tokenizer_config
 
 log = logging.getLogger(__name__)
 
 FORMAT = 4
+CONTENT = attrgetter("content")  # of a document: its text as bytes
+# Of training text in memory, for the tokenizer to learn from. More makes it hardly better, and its own tables larger.
+SAMPLE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,7 @@ def validation_source(data: DictConfig) -> DictConfig | None:
 def documents(source: Source, validation: Source | None, recipe: Recipe) -> Iterator[tuple[str, Document]]:
     """Yield all documents in their order, each with its split. Validation text of its own leaves none to hold out."""
     val_fraction = recipe.val_fraction if validation is None else 0.0
-    content = attrgetter("content")
-    yield from chosen(source.documents(), content, recipe.seed, val_fraction, as_limit(recipe.limit))
+    yield from chosen(source.documents(), CONTENT, recipe.seed, val_fraction, as_limit(recipe.limit))
     if validation is not None:
         yield from (("val", document) for document in validation.documents())
 
@@ -174,8 +176,8 @@ def _make(
     text = functools.partial(documents, source, validation, recipe)
     with GrowingFiles(folder) as files:
         if files.state is None:
-            found = survey(text(), getattr(source, "size", None))
-            _refuse_empty(found.documents, recipe, validation)
+            found = survey(text(), CONTENT, budget=SAMPLE_BYTES, size=getattr(source, "size", None))
+            refuse_empty(found.items, recipe.val_fraction, recipe.limit, by_path=validation is not None)
             tokenizer = _write_tokenizer(found.sample, source, recipe, choice, folder)
             progress = Progress(found.total, tokenizer.get_vocab_size())
             files.save(asdict(progress))
@@ -209,12 +211,3 @@ def _write_tokenizer(
 def _extras(source: Source) -> tuple[list[str], str | None]:
     """Return the special tokens and the chat template of a source, which few have."""
     return list(getattr(source, "special_tokens", ())), getattr(source, "chat_template", None)
-
-
-def _refuse_empty(documents: dict[str, int], recipe: Recipe, validation: Source | None) -> None:
-    """Raise UserError for a split without a document that should have one."""
-    if not any(documents.values()):
-        raise UserError("The source has no documents.", cure="Name a file, a folder or a glob with data.path=PATH.")
-    if validation is not None and not documents["val"]:
-        raise UserError("There are no documents at data.val_path.", cure="Name a file, a folder or a glob of text.")
-    refuse_empty(documents, recipe.val_fraction if validation is None else 0.0, recipe.limit)

@@ -1,6 +1,5 @@
 """Print what the model is given: windows of tokens, decoded, with the label of every token in colour."""
 
-from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from rich.console import Console
@@ -22,7 +21,8 @@ def show(data: LmData, *, windows: int, console: Console | None = None) -> None:
     console = console or Console(soft_wrap=True, highlight=False)
     console.print(LEGEND)
     for split, loader in (("train", data.train_dataloader()), ("val", data.val_dataloader())):
-        for number, (ids, labels) in enumerate(islice(_rows(loader or ()), windows)):
+        rows = (row for batch in loader or () for row in zip(batch["input_ids"], batch["labels"], strict=True))
+        for number, (ids, labels) in enumerate(islice(rows, windows)):
             counted = f"the loss counts {learned(labels)} of them"
             console.print(f"\n{split} window {number}: {len(ids)} tokens, {counted}", style="bold")
             console.print(painted(data.tokenizer, ids, labels))
@@ -48,11 +48,6 @@ def painted(tokenizer: Tokenizer, ids: Tensor, labels: Tensor) -> Text:
             text.append(f"(label {_written(tokenizer, label)})", style="bold red")
     text.append("»" if inside else "", style="bold green")
     return text.append(f" and {filler} tokens of padding" if filler else "", style="dim")
-
-
-def _rows(loader: Iterable[dict[str, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    for batch in loader:
-        yield from zip(batch["input_ids"], batch["labels"], strict=True)
 
 
 def _written(tokenizer: Tokenizer, token: int) -> str:

@@ -60,13 +60,12 @@ def evaluate(path: str, data: str | None, overrides: list[str], as_json: bool, t
 def other_path(data: str | None, overrides: list[str]) -> str | None:
     """Return the path that `--data PATH` or `data.path=PATH` names; None for the run's own text."""
     for word in overrides:
-        key, found, value = word.partition("=")
-        if key != "data.path" or not found:
+        if not word.startswith("data.path="):
             raise UserError(
                 f"evaluate.py cannot change {word!r}: a model is scored as it was trained.",
                 cure="It takes data.path=PATH (or --data PATH) to score other text.",
             )
-        data = value
+        data = word.removeprefix("data.path=")
     return data
 
 

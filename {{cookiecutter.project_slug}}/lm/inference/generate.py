@@ -34,9 +34,9 @@ def generate(
         seed=seed,
         stop=end_of_text(trained.tokenizer, trained.model),
     )
-    began, made = time.perf_counter(), []
+    began, made = time.perf_counter(), list[int]()
     sys.stdout.write(prompt)
-    for piece in pieces(trained.tokenizer, (made.append(token) or token for token in ids)):
+    for piece in pieces(trained.tokenizer, (made.append(token) or token for token in ids)):  # type: ignore[func-returns-value]
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")

@@ -67,13 +67,8 @@ def load(path: str, *, parts: Sequence[str] = ("model",), trust: Sequence[str] =
 
 def build(cfg: DictConfig, config: PretrainedConfig | None) -> tuple[nn.Module, str]:
     """Return the model and the kernel of its attention: the run's own choice, or sdpa where that is not to be had."""
-    asked, _ = pick_attention(
-        str(cfg.model.attention),
-        device=best_device(),
-        precision="32-true",
-        context=context_length(cfg.model, config),
-        mps_fix=bool(cfg.trainer.mps_fix),
-    )
+    context, fix = context_length(cfg.model, config), bool(cfg.trainer.mps_fix)
+    asked, _ = pick_attention(str(cfg.model.attention), best_device(), "32-true", context, mps_fix=fix)
     try:
         return build_model(cfg.model, config, attention=asked), asked
     except (ImportError, ValueError) as error:  # a kernel for another device, or a package that is not here
@@ -85,18 +80,12 @@ def build(cfg: DictConfig, config: PretrainedConfig | None) -> tuple[nn.Module, 
 def described(trained: Trained) -> Iterator[str]:
     """Yield which step, config and device it is, and what of them makes it slow."""
     size = sum(parameter.numel() for parameter in trained.model.parameters())
-    name, kind = trained.cfg.model.get("name", "unnamed"), type(trained.model).__name__
+    what = f"{type(trained.model).__name__}, {size:,} parameters, context {trained.context:,}"
     yield f"Loaded step {trained.step:,} from {trained.checkpoint.path.as_posix()}"
-    yield (
-        f"  config {(trained.folder / 'config.yaml').as_posix()}: model {name} ({kind}, {size:,} parameters, "
-        f"context {trained.context:,})"
-    )
+    yield f"  config {trained.folder.as_posix()}/config.yaml: model {trained.cfg.model.get('name', 'unnamed')} ({what})"
     yield f"  on {trained.device} in float32, {trained.attention} attention"
     if trained.device == "cpu" and shutil.which("nvidia-smi"):
-        yield (
-            f"  slow: this machine has an NVIDIA driver that torch {torch.__version__} cannot use "
-            "(python devtools/check_setup.py says more)"
-        )
+        yield f"  slow: torch {torch.__version__} cannot use the NVIDIA driver here (python devtools/check_setup.py)"
     elif trained.device == "cpu" and size > 100_000_000:
         yield f"  slow: a CPU reads all {size:,} weights for each token"
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from harness.callbacks.periodic import Periodic
@@ -22,9 +21,8 @@ from harness.checkpoint.average import averaged
 from harness.errors import UserError
 from harness.telemetry import events
 from harness.telemetry.append import AppendOnlyFile
-from harness.telemetry.loggers import TensorBoard
+from harness.telemetry.loggers import log_texts
 from lm.inference.generate import continuation
-from lm.module import LmModule
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ class Samples(Periodic):
         self.prompts = list(dict.fromkeys(prompts))
         self.how = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "seed": seed}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LmModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
         # Sharded weights need every rank in each forward pass; with these two strategies rank 0 can sample alone.
         self._able = trainer.is_global_zero and isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
@@ -57,7 +55,7 @@ class Samples(Periodic):
         if self._able:
             self._lines.forget_after(trainer.global_step)
 
-    def act(self, trainer: Any, module: LmModule) -> None:
+    def act(self, trainer: Any, module: Any) -> None:
         if not self._able:
             return
         generators, how = rng.capture(), {"context": trainer.datamodule.context, **self.how}
@@ -80,9 +78,4 @@ class Samples(Periodic):
         lines = [{"step": step, "time": time.time(), "prompt": p, "text": t, **self.how} for p, t in texts.items()]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         self._lines.write(text.encode("utf-8", "replace"))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoard):
-                for prompt, text in texts.items():
-                    logger.log_text(f"samples/{prompt}", f"```\n{text}\n```", step)
-            elif isinstance(logger, WandbLogger):
-                logger.log_text("samples", columns=["prompt", "text"], data=[*map(list, texts.items())], step=step)
+        log_texts(trainer.loggers, texts, step, key="samples")

@@ -15,7 +15,7 @@ EAGER_CONTEXT = 512
 LAST_BROKEN_MPS = (2, 13)
 
 
-def pick_attention(asked: str, *, device: str, precision: str, context: int, mps_fix: bool) -> tuple[str, str]:
+def pick_attention(asked: str, device: str, precision: str, context: int, *, mps_fix: bool) -> tuple[str, str]:
     """Return the name of the kernel to use, and why."""
     fix = device == "mps" and mps_fix and mps_masks_are_broken()
     if asked == "sdpa" and fix:
