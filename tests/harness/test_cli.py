@@ -1,6 +1,7 @@
 """The frame of the commands: what is printed before and after a sentence, habits of other tools, where paths begin."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from places import PROJECT
 from processes import Process
 
-from harness.config.compose import compose, hydra_errors_as_user_errors, normalize_overrides
+from harness.config.check import check
+from harness.config.compose import compose, compose_all, hydra_errors_as_user_errors, normalize_overrides
 from harness.config.identity import free_changes, other_experiment
-from harness.config.jobs import keys_apart, sweep_name, sweep_overrides
+from harness.config.jobs import keys_apart, multirun, sweep, sweep_name
 from harness.errors import UserError
-from harness.hydra_main import prepare, sweep
+from harness.hydra_main import prepare_multirun
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -124,23 +127,54 @@ def jobs(*overrides: str) -> tuple[list[str], list[Any]]:
 
 
 def named(*overrides: str) -> str:
-    words, configs = jobs(*overrides)
-    return sweep_name(words, configs)
+    return sweep_name(list(normalize_overrides(["model=tiny", *overrides])))
 
 
-def test_the_folder_of_a_sweep_says_which_experiments_it_has() -> None:
+def test_the_folder_of_a_sweep_says_what_is_swept_over_which_experiment() -> None:
     name = named("optimizer.lr=1e-3,3e-4", "seed=1,2")
-    assert name.startswith("sweep-optimizer.lr-1e-3-3e-4-seed-1-2-")
+    assert name.startswith("sweep-optimizer.lr-seed-")
     assert named("seed=1,2", "optimizer.lr=1e-3,3e-4") == name
+    assert named("seed=1,2", "optimizer.lr=1e-3,3e-4,1e-4") == name
     assert named("seed=1,2", "trainer.max_steps=900", "optimizer.lr=1e-3,3e-4", "logger=none") == name
     assert named("seed=1,2", "optimizer.lr=1e-3,3e-4", "data.batch_size=4") != name
-    assert named("seed=1,2", "optimizer.lr=1e-3,3e-5") != name
+    assert named("seed=1,2") != name
 
 
 def test_long_names_of_sweeps_differ_where_the_sweeps_do() -> None:
-    values = ",".join(f"1e-{number}" for number in range(1, 40))
-    one, other = named(f"optimizer.lr={values}"), named(f"optimizer.lr={values},7")
+    keys = [f"+mine.key_of_some_length_{number}=1,2" for number in range(9)]
+    one, other = named(*keys), named(*keys, "seed=1,2")
     assert one != other and max(len(one), len(other)) <= 100
+
+
+def test_an_added_value_leaves_the_other_jobs_where_they_are() -> None:
+    def names(values: str) -> list[str]:
+        return [job.name for job in multirun(*jobs(f"optimizer.lr={values}")).jobs]
+
+    assert names("1e-3,1e-4,3e-4")[::2] == names("1e-3,3e-4")
+
+
+def test_jobs_are_composed_as_each_alone() -> None:
+    words = ["seed=0,1", "model=tiny,14m", "++optimizer.lr=1e-3,${model.peak_lr}", "~callbacks.samples",
+             "+mine.key=[1,2],3",
+             "+debug=[default,cpu]", "++callbacks.x={_target_:hooks.Slow,seconds:1}"]  # fmt: skip
+    found = sweep(list(normalize_overrides(words)))
+    alone = [OmegaConf.to_container(compose(job)) for job in found]
+    assert [OmegaConf.to_container(cfg) for cfg in compose_all(found)] == alone and len(found) == 16
+
+
+@pytest.mark.parametrize("word", ["optimizer.lrr=1", "sead=1", "+seed=1", "modle=tiny"])
+def test_a_typo_in_a_sweep_is_answered_as_in_a_run(word: str) -> None:
+    with pytest.raises(UserError) as alone:
+        check(compose([word]))
+    with pytest.raises(UserError) as swept:
+        check(compose_all([["seed=0"], [word]])[1])
+    assert str(swept.value) == str(alone.value)
+
+
+@pytest.mark.parametrize("override", ["hydra/launcher=basic", "optimizer.lr=interval(0,1)"])
+def test_what_a_sweep_does_not_do_is_a_sentence(override: str) -> None:
+    with pytest.raises(UserError, match=re.escape(override)):
+        sweep([override])
 
 
 @pytest.mark.parametrize(
@@ -155,22 +189,21 @@ def test_long_names_of_sweeps_differ_where_the_sweeps_do() -> None:
 def test_jobs_of_one_experiment_get_folders_of_their_own(override: str, apart: list[str]) -> None:
     words, configs = jobs(override)
     assert keys_apart(configs) == apart
-    more = list(sweep_overrides(words, configs))
-    names = [compose([*job, *more]).run.name for job in sweep(words)]
-    assert len(set(names)) == 2
+    assert len({compose(job.words).run.dir for job in multirun(words, configs).jobs}) == 2
 
 
 def test_jobs_that_would_share_a_folder_are_refused() -> None:
     with pytest.raises(UserError, match=r"Jobs 0 and 1 .* share the folder x\. Leave run\.name out"):
-        prepare(list(normalize_overrides(["model=tiny", "optimizer.lr=1e-3,3e-4", "run.name=x"])), multirun=True)
+        prepare_multirun(list(normalize_overrides(["model=tiny", "optimizer.lr=1e-3,3e-4", "run.name=x"])))
 
 
 def test_resume_never_is_a_fresh_folder_of_a_multirun(tmp_path: Path) -> None:
     words, configs = jobs("optimizer.lr=1e-3,3e-4", "resume=never", f"run.root={tmp_path}")
-    first = next(iter(sweep_overrides(words, configs)))
-    folder = first.partition("=")[2].strip("'")
-    (tmp_path / folder).mkdir()
-    assert next(iter(sweep_overrides(words, configs))) == f"++sweep.name='{folder}-2'"
+    folder = multirun(words, configs).folder
+    folder.mkdir()
+    again = multirun(words, configs)
+    assert again.folder == tmp_path / f"{folder.name}-2"
+    assert {compose(job.words).resume for job in again.jobs} == {"auto"}
 
 
 def test_what_our_advice_changes_is_the_same_run_and_is_said() -> None:

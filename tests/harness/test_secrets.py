@@ -201,7 +201,7 @@ def test_no_planted_secret_is_in_any_byte_written_or_printed(small: list[str], t
     if ending != "sweep":
         said += run("-m", ["lm", "report", "runs/x"], tmp_path)
     written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".env"}
-    assert any(path.name == {"sweep": "multirun.yaml"}.get(ending, "report.html") for path in written), said
+    assert any(path.name == {"sweep": "sweep.json"}.get(ending, "report.html") for path in written), said
     assert ending != "nan" or any("nan" in path.parts and path.name == "incident.json" for path in written), said
     assert "refused: ***" in said  # it was said, without them
     for where, secret in PLANTED.items():

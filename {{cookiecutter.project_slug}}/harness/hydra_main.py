@@ -4,8 +4,7 @@ import argparse
 import gc
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,22 +16,32 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from harness.cli import load
 from harness.config import schema, secrets
 from harness.config.check import check
-from harness.config.compose import VERSION_BASE, compose, hydra_errors_as_user_errors, normalize_overrides, quoted
+from harness.config.compose import (
+    VERSION_BASE,
+    compose,
+    compose_all,
+    hydra_errors_as_user_errors,
+    normalize_overrides,
+    quoted,
+)
 from harness.config.habits import translated
 from harness.config.help import help_page
 from harness.config.identity import resolved
-from harness.config.jobs import sweep, sweep_overrides
+from harness.config.jobs import Multirun, multirun, sweep
 from harness.config.names import CONF, groups, keys_of_experiment
 from harness.config.protection import unprotected
-from harness.errors import Stopped, UserError
+from harness.errors import UserError
 from harness.ranks import rank
 from harness.run import caches, debug_folder, environment
 
 log = logging.getLogger(__name__)
 
+LAUNCH = "harness.launch.sweep:run"  # by name: it stands above, and only a multirun needs it
+LOOKED_AT = ("data", "model")  # jobs that have these in common name the same files, and listing files takes time
+
 
 def run(target: str, *, debug: bool) -> None:
-    """Check every job of the command line, then let Hydra run them."""
+    """Check every job of the command line, then run it, or start them."""
     with hydra_errors_as_user_errors():
         environment.apply(environment.read_dotenv(Path(".env")))
         args = arguments_of_hydra(sys.argv[1:])
@@ -43,10 +52,14 @@ def run(target: str, *, debug: bool) -> None:
         if debug and not any(word.startswith("+debug=") for word in overrides):
             overrides = [*normalize_overrides(["+debug=default"]), *overrides]
         if not (args.hydra_help or args.cfg or args.info or args.shell_completion):
-            overrides = prepare(overrides, multirun=args.multirun, clear=debug)
+            if args.multirun:
+                jobs = prepare_multirun(overrides, clear=debug)
+                gc.enable()  # cli.run switched it off for composing
+                load(LAUNCH)(target, jobs)
+                return
+            overrides = prepare(overrides, clear=debug)
         flags = [word for word in sys.argv[1:] if word not in args.overrides]
-        sys.argv = [sys.argv[0], *flags, *overrides]
-        _hydra_main(target, multirun=args.multirun)
+        train([*flags, *overrides], target)
 
 
 def arguments_of_hydra(words: Sequence[str]) -> argparse.Namespace:
@@ -79,24 +92,42 @@ def _is_habit(word: str) -> bool:
     return bool(translated(word, keys_of_experiment().habits))
 
 
-def prepare(overrides: Sequence[str], *, multirun: bool, clear: bool = False) -> list[str]:
-    """Check every job before the first one starts, set the environment, and return the overrides with the folder
-    named."""
-    jobs = sweep(overrides) if multirun else [list(overrides)]
-    configs = [compose(job) for job in jobs]
+def prepare(overrides: Sequence[str], *, clear: bool = False) -> list[str]:
+    """Check the config, set the environment, and return the overrides with the folder named."""
+    cfg = compose(overrides)
+    check_all([cfg], clear=clear)
+    from harness.run.folder import choose_folder  # not sooner: a wrong value is answered without
+
+    return [*overrides, f"++run.name={quoted(choose_folder(cfg))}"]
+
+
+def prepare_multirun(overrides: Sequence[str], *, clear: bool = False) -> Multirun:
+    """Check every job before the first one starts, set the environment, and return the jobs."""
+    configs = compose_all(sweep(overrides))
+    check_all(configs, clear=clear)
+    from harness.run.folder import choose_folder
+
+    found = multirun(overrides, configs)
     for cfg in configs:
-        secrets.learn(OmegaConf.to_container(cfg, resolve=False), resolved(cfg))
+        with open_dict(cfg):
+            cfg.run.root, cfg.resume = found.folder.as_posix(), "auto"
+        choose_folder(cfg)
+    return found
+
+
+def check_all(configs: Sequence[DictConfig], *, clear: bool) -> None:
+    """Check configs, and set the environment that they ask for."""
+    different: dict[str, DictConfig] = {}
+    for cfg in configs:
+        plain = resolved(cfg)
+        secrets.learn(OmegaConf.to_container(cfg, resolve=False), plain)
         check(cfg)
+        different.setdefault(str([plain.get(name) for name in LOOKED_AT]), cfg)
     first = configs[0]
     isolated = enter_debug_folder(first.debug, clear=clear) if first.debug.folder is not None else {}
     environment.apply({**isolated, **first.env})
-    for cfg in configs:
+    for cfg in different.values():
         schema.declared(cfg).look(cfg)
-    from harness.run.folder import choose_folder  # not sooner: a wrong value is answered without
-
-    if multirun:
-        return [*overrides, *sweep_overrides(overrides, configs)]
-    return [*overrides, f"++run.name={quoted(choose_folder(first))}"]
 
 
 def enter_debug_folder(debug: DictConfig, *, clear: bool) -> Mapping[str, environment.Value]:
@@ -113,47 +144,30 @@ class Ended(BaseException):
     """Carries a job's exception past Hydra, which would print all overrides before it. `__cause__` is the exception."""
 
 
-def _hydra_main(target: str, *, multirun: bool) -> None:
-    failed: list[Exception] = []
+def train(words: Sequence[str], target: str) -> Any:
+    """Run `target` on the config of `words`, which is checked, with Hydra's logging; return what it returns."""
+    returned: list[Any] = []
 
-    def task(cfg: DictConfig) -> Any:
+    def task(cfg: DictConfig) -> None:
         with open_dict(cfg):
             cfg.run.dir = _relative(HydraConfig.get().runtime.output_dir)
         gc.enable()  # cli.run switched it off for composing
         try:
+            secrets.learn(OmegaConf.to_container(cfg, resolve=False), resolved(cfg))
             check(cfg)
+            environment.apply(cfg.env)  # a job's may differ from the first one's
             for sentence in unprotected(cfg):
                 log.warning("%s", sentence)
-            return load(target)(cfg)
+            returned.append(load(target)(cfg))
         except Exception as error:
-            if not multirun or isinstance(error, Stopped):
-                raise Ended from error
-            log.error("%s failed: %s", cfg.run.name, error)  # the other jobs go on
-            failed.append(error)
+            raise Ended from error
 
+    sys.argv = [sys.argv[0], *words]
     try:
-        with _configs_saved_without_secrets():
-            hydra.main(config_path=str(CONF), config_name="train", version_base=VERSION_BASE)(task)()
+        hydra.main(config_path=str(CONF), config_name="train", version_base=VERSION_BASE)(task)()
     except Ended as ended:
-        failed.insert(0, cast(Exception, ended.__cause__))
-    if failed:
-        raise failed[0]
-
-
-@contextmanager
-def _configs_saved_without_secrets() -> Iterator[None]:
-    """Hydra's sweeper saves a copy of the config, overrides and all, as multirun.yaml; no hook lets us change it."""
-    save = OmegaConf.save
-
-    def masking(config: Any, f: Any, resolve: bool = False) -> None:
-        plain = OmegaConf.to_container(config, resolve=resolve) if OmegaConf.is_config(config) else config
-        save(OmegaConf.create(secrets.masked(plain)), f)
-
-    OmegaConf.save = masking  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        OmegaConf.save = save  # type: ignore[method-assign]
+        raise cast(Exception, ended.__cause__) from None
+    return returned[0] if returned else None
 
 
 def _relative(folder: str) -> str:

@@ -1,5 +1,6 @@
 """From a command line to a config, with every mistake answered by one sentence and the nearest right name."""
 
+import copy
 import functools
 import re
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import Any, get_origin
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -39,6 +41,31 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
             # Odd files and odd values make Hydra raise whatever its code stumbles over.
             except Exception as error:
                 raise UserError(_stumbled(words, error)) from error
+
+
+def compose_all(jobs: Sequence[Sequence[str]]) -> list[DictConfig]:
+    """As `compose` for each. Reading the files takes the time, so jobs that differ only in values share that."""
+    read: dict[tuple[str, ...], DictConfig] = {}
+    configs = []
+    for job in jobs:
+        words = list(normalize_overrides(job))
+        files = tuple(word for word in words if not _is_value(word))
+        if files not in read:
+            read[files] = compose(files)
+        cfg = copy.deepcopy(read[files])
+        try:
+            values = OverridesParser.create().parse_overrides([word for word in words if _is_value(word)])
+            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+        except (HydraException, OmegaConfBaseException):
+            cfg = compose(job)  # says what is wrong
+        configs.append(cfg)
+    return configs
+
+
+def _is_value(word: str) -> bool:
+    key = word.lstrip("+").partition("=")[0]
+    known = "." in key or key in Root.model_fields
+    return known and key.replace(".", "_").isidentifier() and not key.startswith("hydra") and key not in groups()
 
 
 def normalize_overrides(overrides: Sequence[str]) -> Iterator[str]:

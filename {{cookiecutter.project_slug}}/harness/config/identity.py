@@ -15,7 +15,7 @@ from harness.config.secrets import masked, masked_by_name
 # Keys that say only how long, where, how fast or how loudly a run runs. Everything else is the experiment, so that an
 # edited YAML or a new callback is another run, and a raised trainer.max_steps is the same one.
 NOT_IDENTITY = (
-    "hydra", "run", "sweep", "resume", "resume_from", "checkpoint", "logger", "env", "debug", "known_keys",
+    "hydra", "run", "sweep", "launcher", "resume", "resume_from", "checkpoint", "logger", "env", "debug", "known_keys",
     "callbacks.progress", "callbacks.checkpoint", "callbacks.signals", "callbacks.debug_log", "callbacks.samples",
     "data.num_workers", "data.prepared", "data.prompt",
     "model.attention", "model.compile", "model.gradient_checkpointing",

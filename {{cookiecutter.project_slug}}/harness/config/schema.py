@@ -91,8 +91,12 @@ class Run(Section):
 
 
 class Sweep(Section):
-    name: FolderName | None = key("the folder of a multirun; by default made from its overrides")
+    name: FolderName | None = key("the folder of a multirun; by default from the keys that are swept, and a hash")
     apart: list[str] = key("keys outside the experiment by which the jobs of a multirun differ; filled by it")
+
+
+class Launcher(Section):
+    jobs: Positive = key("how many jobs of a multirun run at a time")
 
 
 class Checkpoint(Section):
@@ -190,6 +194,7 @@ class Root(Section):
     start_from_allow: list[str] | None = key("patterns of parameters that need not fit what start_from names")
     run: Run
     sweep: Sweep
+    launcher: Launcher
     checkpoint: Checkpoint
     debug: Debug
     env: dict[Annotated[str, Field(pattern=r"^[^=\x00]+$")], Text | Flag | Number | None] = key(
