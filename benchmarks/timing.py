@@ -42,15 +42,15 @@ def timed(action: Callable[[], Any]) -> Sample:
     return watch.read()
 
 
-def command(words: Sequence[str], **options: Any) -> Sample:
-    """Time a command from its start to its end. Ends this process with its output where it fails."""
+def command(words: Sequence[str], *, fails: bool = False, **options: Any) -> Sample:
+    """Time a command from its start to its end. Ends this process with its output where it fails unexpectedly."""
     watch = Stopwatch()
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = status
-    if status:
+    if bool(status) != fails:
         sys.exit(f"{' '.join(words)}\n{output.decode(errors='replace')[-2000:]}")
     megabytes = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
     return Sample(watch.read().wall, usage.ru_utime + usage.ru_stime, megabytes)
