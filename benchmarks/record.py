@@ -37,7 +37,8 @@ def result(name: str, outcome: Outcome, machine: dict[str, Any]) -> Result:
     rounds = min(map(len, outcome.samples.values()))
     return {
         "name": name, "date": date.today().isoformat(), "rounds": rounds, "unit": outcome.unit,
-        "rate": outcome.rate_unit, "memory": outcome.memory, "machine": machine, "contestants": contestants, "bars": bars, "notes": outcome.notes,
+        "rate": outcome.rate_unit, "memory": outcome.memory, "machine": machine, "contestants": contestants,
+        "bars": bars, "notes": outcome.notes,
     }  # fmt: skip
 
 
@@ -123,8 +124,8 @@ def page(not_run: dict[str, str]) -> str:
 
 INTRODUCTION = (
     "Made by `python benchmarks/run.py tables` from `results/`, one section a kind of machine. Contestants took turns "
-    "in one run; a figure is the median of the rounds, with the quartiles. CPU time counts all threads and is what stays "
-    "comparable where others use the same cores; see `load_before`."
+    "in one run; a figure is the median of the rounds, with the quartiles. CPU time counts all threads and is what "
+    "stays comparable where others use the same cores; see `load_before`."
 )
 
 

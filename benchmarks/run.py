@@ -65,12 +65,18 @@ def measure(name: str, options: argparse.Namespace) -> list[str]:
     return list(record.losses(before, found))
 
 
-def write_tables() -> None:
+def not_run() -> dict[str, str]:
+    """Return what has no result on any machine, and why."""
     import record
 
     ran = {found["name"] for results in record.kinds().values() for found in results}
-    not_run = {name: NO_TIME for name in NAMES if name not in ran} | NOT_YET
-    record.PAGE.write_text(record.page(not_run), encoding="utf-8", newline="\n")
+    return {name: why for name, why in (dict.fromkeys(NAMES, NO_TIME) | NOT_YET).items() if name not in ran}
+
+
+def write_tables() -> None:
+    import record
+
+    record.PAGE.write_text(record.page(not_run()), encoding="utf-8", newline="\n")
     readme = record.README.read_text(encoding="utf-8")
     record.README.write_text(record.with_speed(readme), encoding="utf-8", newline="\n")
 

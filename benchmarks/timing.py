@@ -92,10 +92,9 @@ class Spread:
 
 
 def ratio(samples: Samples, of: str, over: str, clock: str) -> Spread:
-    """Return how many times as long `of` takes as `over`: medians over medians, and quartiles over the rounds."""
+    """Return how many times as long `of` takes as `over`: the median of the rounds' ratios, and their quartiles."""
     first, second = ([getattr(sample, clock) for sample in samples[name]] for name in (of, over))
-    rounds = Spread.of([a / b for a, b in zip(first, second, strict=True)])
-    return Spread(statistics.median(first) / statistics.median(second), rounds.low, rounds.high)
+    return Spread.of([a / b for a, b in zip(first, second, strict=True)])
 
 
 @dataclass(frozen=True)
