@@ -2,6 +2,7 @@
 #   make demo        make a project in ./demo and train it on text that is already on this machine
 #   make test        the tests of the template, of the machinery (fast ones) and of a project made from it: a quarter hour
 #   make test-all    the slow and the fault suites as well, the debugger's sessions among them: hours
+#   make bench       what it costs, compared with what is on file for this kind of machine: five minutes
 #   make test-template   make test-harness   make test-project   make lint   make typecheck   make clean
 
 VENV := .venv
@@ -28,7 +29,7 @@ COPY := rm -rf '$(BUILD)/template' && '$(VENV)/bin/python' tests/copy_template.p
 PYTHON_IN_PLACE := PYTHONDONTWRITEBYTECODE=1 PYTHONWARNDEFAULTENCODING=1 '$(BAKED_VENV)/bin/python'
 BAKE := $(COPY) && '$(VENV)/bin/python' -m cookiecutter '$(BUILD)/template' --no-input --accept-hooks=no
 
-.PHONY: demo test test-all test-template test-harness test-harness-all test-project lint typecheck bake clean python
+.PHONY: demo test test-all test-template test-harness test-harness-all test-project lint typecheck bench bake clean python
 
 demo: $(DEMO)/train.py $(DEMO_VENV)/installed
 	cd '$(DEMO)' && '$(DEMO_VENV)/bin/python' train.py $(TRAIN)
@@ -69,6 +70,10 @@ lint: $(VENV)/installed
 
 typecheck: $(BAKED_VENV)/installed
 	cd '$(BAKED)' && '$(BAKED_VENV)/bin/python' -m mypy
+
+# Not part of `make test`: a busy machine is no mistake of the code's.
+bench: $(BAKED_VENV)/installed
+	'$(BAKED_VENV)/bin/python' benchmarks/run.py short --short --compare
 
 # A new project each time; its environment is made again only when its requirements change.
 bake: $(VENV)/installed

@@ -1,5 +1,6 @@
 """A Lightning callback that times a stretch of steps from inside of a run."""
 
+import os
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
@@ -9,6 +10,7 @@ from timing import Sample, Stopwatch
 class Clock(Callback):
     """Times `steps` steps after `warm_up` others, from one batch's first hook to a later batch's. Comes last."""
 
+    reads_metrics = False
     last: Sample  # of a step, of the newest run
 
     def __init__(self, steps: int, warm_up: int) -> None:
@@ -19,3 +21,12 @@ class Clock(Callback):
             self.watch = Stopwatch()
         elif batch_idx == self.warm_up + self.steps:
             Clock.last = self.watch.read().per(self.steps)
+
+
+class FirstStep(Callback):
+    """Ends the process where the first training step would begin."""
+
+    reads_metrics = False
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        os._exit(0)

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TEMPLATE = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
+TEMPLATE = HERE.parent
 PROJECT = TEMPLATE / "{{cookiecutter.project_slug}}"
 sys.path.insert(0, str(PROJECT))
-os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
+os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT), str(HERE), os.environ.get("PYTHONPATH", "")])
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 RUNS = itertools.count(1)  # each run of a benchmark is a new one
 

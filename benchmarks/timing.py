@@ -42,15 +42,15 @@ def timed(action: Callable[[], Any]) -> Sample:
     return watch.read()
 
 
-def command(words: Sequence[str], **options: Any) -> Sample:
-    """Time a command from its start to its end. Ends this process with its output where it fails."""
+def command(words: Sequence[str], *, fails: bool = False, **options: Any) -> Sample:
+    """Time a command from its start to its end. Ends this process with its output where it fails unexpectedly."""
     watch = Stopwatch()
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = status
-    if status:
+    if bool(status) != fails:
         sys.exit(f"{' '.join(words)}\n{output.decode(errors='replace')[-2000:]}")
     megabytes = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
     return Sample(watch.read().wall, usage.ru_utime + usage.ru_stime, megabytes)
@@ -92,10 +92,9 @@ class Spread:
 
 
 def ratio(samples: Samples, of: str, over: str, clock: str) -> Spread:
-    """Return how many times as long `of` takes as `over`: medians over medians, and quartiles over the rounds."""
+    """Return how many times as long `of` takes as `over`: the median of the rounds' ratios, and their quartiles."""
     first, second = ([getattr(sample, clock) for sample in samples[name]] for name in (of, over))
-    rounds = Spread.of([a / b for a, b in zip(first, second, strict=True)])
-    return Spread(statistics.median(first) / statistics.median(second), rounds.low, rounds.high)
+    return Spread.of([a / b for a, b in zip(first, second, strict=True)])
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""What a step logs is logged when somebody reads it, with the same numbers: a logger, a callback, whoever comes
-last."""
+"""What a step logs is logged when somebody reads it, with the same numbers: loggers, callbacks, the bar."""
 
 import math
 from pathlib import Path

@@ -162,7 +162,7 @@ class GuardedModule(LightningModule):
         """
         trainer: Any = self.trainer  # whose `callbacks` and `log_every_n_steps` Lightning sets without declaring them
         every = trainer.log_every_n_steps
-        if every and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0:
+        if trainer.loggers and every and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0:
             return True
         last = trainer.is_last_batch or trainer.global_step + 1 == trainer.max_steps
         return last or any(getattr(callback, "reads_metrics", True) for callback in trainer.callbacks)

@@ -28,12 +28,13 @@ from lm.module import loss_sums
 STEPS, WARM_UP = 200, 20
 PICKS = Picks("cpu", "32-true", compile=False, attention="eager")
 OURS, BARE, RAW, USUAL = "`train.py`, all on", "bare Lightning", "raw loop", "Lightning's own clip, bar, loggers"
+NO_BAR = ["callbacks.progress=null", "trainer.enable_progress_bar=false"]  # else Lightning brings its own
 WITHOUT = {
     "event log": ["callbacks.debug_log=null"],
     "loggers": ["logger=none"],
-    "bar": ["callbacks.progress=null"],
+    "bar": [*NO_BAR],
     "guard's reports": ["callbacks.nan_guard=null"],
-    "any of these": ["callbacks.debug_log=null", "logger=none", "callbacks.progress=null", "callbacks.nan_guard=null"],
+    "any of these": ["callbacks.debug_log=null", "logger=none", *NO_BAR, "callbacks.nan_guard=null"],
 }
 
 
@@ -54,7 +55,7 @@ class Bare(LightningModule):
 
     def __init__(self, cfg: Any, data: Any, log_loss: bool) -> None:
         super().__init__()
-        self.ours = fit.build_module(cfg, fit.model_config(cfg.model), data, PICKS, STEPS)
+        self.ours = fit.build_module(cfg, fit.model_config(cfg.model), data, PICKS, 1000)
         self.log_loss = log_loss
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
@@ -68,24 +69,24 @@ class Bare(LightningModule):
         return self.ours.configure_optimizers()
 
 
-def measure(rounds: int = 12) -> Outcome:
+def measure(rounds: int = 8, *, short: bool = False) -> Outcome:
     fit.build_model = lambda model, config, **_: Nothing(config)  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder, _quiet_terminal():
         words = [
             *project.overrides(Path(folder)), "model=tiny", "model.config.vocab_size=300", "data.batch_size=1",
             "model.config.max_position_embeddings=8", "trainer=cpu", "trainer.precision=32-true",
-            f"trainer.max_steps={WARM_UP + STEPS + 2}",
-            "checkpoint.every_n_steps=null", "checkpoint.every_minutes=null",
+            f"trainer.max_steps={WARM_UP + STEPS + 2}", "checkpoint.every_n_steps=null",
+            "checkpoint.every_minutes=null",
             f"+callbacks.clock={{_target_:clock.Clock,steps:{STEPS},warm_up:{WARM_UP}}}",
         ]  # fmt: skip
         cfg = project.config(words)
         contestants: dict[str, Callable[[], Sample]] = {
-            RAW: lambda: raw(cfg),
+            RAW: lambda: raw(cfg, STEPS, WARM_UP),
             BARE: lambda: lightning(cfg, folder, usual=False),
             USUAL: lambda: lightning(cfg, folder, usual=True),
             OURS: lambda: ours(words),
         }
-        for part, without in WITHOUT.items():
+        for part, without in {} if short else WITHOUT.items():
             contestants[f"`train.py` without {part}"] = lambda without=without: ours([*words, *without])
         samples = interleaved(contestants, rounds)
     bars = [
@@ -117,14 +118,14 @@ def lightning(cfg: Any, folder: str, *, usual: bool) -> Sample:
     return Clock.last
 
 
-def raw(cfg: Any) -> Sample:
+def raw(cfg: Any, steps: int, warm_up: int) -> Sample:
     data = fit.build_data(cfg, fit.model_config(cfg.model))
-    module = fit.build_module(cfg, fit.model_config(cfg.model), data, PICKS, STEPS)
+    module = fit.build_module(cfg, fit.model_config(cfg.model), data, PICKS, 1000)
     made = module.configure_optimizers()
     optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
     batches, watch = iter(data.train_dataloader()), Stopwatch()
-    for step in range(WARM_UP + STEPS):
-        if step == WARM_UP:
+    for step in range(warm_up + steps):
+        if step == warm_up:
             watch = Stopwatch()
         batch = next(batches)
         total, labels = loss_sums(module.model(batch["input_ids"]), batch["labels"])
@@ -132,7 +133,7 @@ def raw(cfg: Any) -> Sample:
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-    return watch.read().per(STEPS)
+    return watch.read().per(steps)
 
 
 class _quiet_terminal:

@@ -1,24 +1,18 @@
-"""A report on 1 GB of events: how long it takes and how much memory, beside jq and pandas on the same file.
+"""How fast a report reads events, and in how much memory, beside jq on the same file; events as a 14M model writes."""
 
-    python benchmarks/report_1gb.py [--gb 1.0]
-
-The file is made once, in the system's folder for temporary files, from events as a 14M model writes them.
-"""
-
-import argparse
 import json
-import math
-import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-PROJECT = next(Path(__file__).resolve().parents[1].glob("*cookiecutter.project_slug*"))
+import project
+from timing import Outcome, Sample, command, interleaved
+
+SIZES = {"10 MB": 10_000_000, "100 MB": 100_000_000, "1 GB": 1_000_000_000}
 MODULES = ["embed_tokens", "norm"] + [
     f"layers.{layer}.{part}"
     for layer in range(6)
@@ -30,40 +24,29 @@ MODULES = ["embed_tokens", "norm"] + [
 JQ = 'select(.event_type == "training_step") | [.step, .data.loss, .data.accuracy, .data.learning_rate] | @tsv'
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gb", type=float, default=1.0)
-    parser.add_argument("--rounds", type=int, default=2)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="report-1gb-") as folder:
-        size = write_log(Path(folder), args.gb)
-        print(f"{size / 1e9:.2f} GB of events")
-        commands = {"python -m lm report": [sys.executable, "-m", "harness.report", folder]}
-        if shutil.which("jq"):
-            path = str(Path(folder) / "debug_log" / "events.jsonl")
-            commands["jq, one type of event"] = ["jq", "-r", JQ, path]
-        best = dict.fromkeys(commands, (math.inf, 0.0))
-        for _ in range(args.rounds):  # interleaved, so that both meet the same machine
-            for name, command in commands.items():
-                best[name] = min(best[name], measure(command))
-        for name, (seconds, megabytes) in best.items():
-            print(f"{name:24} {seconds:7.1f} s  {size / seconds / 1e6:6.0f} MB/s  {megabytes:6.0f} MB of memory")
+def measure(rounds: int = 3, *, short: bool = False) -> Outcome:
+    sizes = dict(list(SIZES.items())[: 2 if short else None])
+    contestants: dict[str, Callable[[], Sample]] = {}
+    rates: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, size in sizes.items():
+            folder = Path(scratch) / name.replace(" ", "")
+            megabytes = write_log(folder, size) / 1e6
+            commands = {f"report, {name}": [sys.executable, "-m", "lm", "report", str(folder)]}
+            if jq := shutil.which("jq"):  # without it there is only the report
+                commands[f"jq, {name}"] = [jq, "-r", JQ, str(folder / "debug_log" / "events.jsonl")]
+            for who, words in commands.items():
+                contestants[who] = lambda words=words: command(words, cwd=project.PROJECT)
+                rates[who] = megabytes
+        samples = interleaved(contestants, rounds, warm_up=0)
+    notes = ["The whole process, its start included; jq reads one type of event and plots nothing."]
+    return Outcome(samples, [], unit="s", rates=rates, rate_unit="MB/s", memory=True, notes=notes)
 
 
-def measure(command: list[str]) -> tuple[float, float]:
-    """Return seconds and peak memory in MB of one command."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"{command} failed")
-    return time.perf_counter() - started, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-def write_log(folder: Path, gigabytes: float) -> int:
+def write_log(folder: Path, limit: int) -> int:
     path = folder / "debug_log" / "events.jsonl"
     path.parent.mkdir(parents=True)
-    written, limit = 0, int(gigabytes * 1e9)
+    written = 0
     with path.open("w", encoding="utf-8") as file:
         for event in events():
             written += file.write(json.dumps(event, separators=(",", ":")) + "\n")
@@ -72,12 +55,12 @@ def write_log(folder: Path, gigabytes: float) -> int:
     return written
 
 
-def events() -> Iterator[dict]:
+def events() -> Iterator[dict[str, Any]]:
     """Yield events of a run that never ends, with the fields and sizes of real ones."""
     draw = random.Random(0)
     step, now = 0, 1.79e9
 
-    def event(event_type: str, data: dict) -> dict:
+    def event(event_type: str, data: dict[str, Any]) -> dict[str, Any]:
         same = {"schema": 1, "time": now, "run_id": "0123456789abcdef", "attempt": 1, "rank": 0, "step": step}
         return same | {"event_type": event_type, "data": data}
 
@@ -99,7 +82,3 @@ def events() -> Iterator[dict]:
                                           "modules": changes, "skipped": False, "learning_rate": 1e-3})  # fmt: skip
         if step % 100 == 0:
             yield event("validation", {"epoch": step // 5000, "seconds": 1.0, "loss": 7 * step**-0.1})
-
-
-if __name__ == "__main__":
-    main()
