@@ -69,6 +69,8 @@ MISTAKES = {
     "trainer.limit_val_batches=1.5": "more than all",
     "trainer.devices=999": "is too large",
     "trainer.devices=0": "no device at all",
+    "trainer.devices=-2": "trainer.devices=-2 is",
+    "trainer.limit_train_batches=0": "trains nothing",
     "trainer.max_steps=0": "trains nothing",
     "model.config.hidden_size=0": "the least is 1",
     "model.config.hidden_size=100": "not divisible by model.config.num_attention_heads=8",
@@ -121,6 +123,11 @@ def test_gpt2s_own_names_are_said() -> None:
 )
 def test_what_a_target_takes_needs_no_plus_and_no_quotes(override: str) -> None:
     check(compose([override]))
+
+
+def test_a_plus_before_a_group_that_the_files_have_is_no_second_choice() -> None:
+    cfg = compose(["+experiment=example", "+model=tiny", "+debug=cpu"])
+    assert cfg.model.name == "tiny"
 
 
 def test_an_accent_reaches_the_source() -> None:
