@@ -64,7 +64,7 @@ def run(target: str, *, debug: bool) -> None:
 
 def arguments_of_hydra(words: Sequence[str]) -> argparse.Namespace:
     """Parse flags and overrides. Raises UserError, with the key to type, for flags and keys of other tools."""
-    args, strangers = get_args_parser().parse_known_args(words)
+    args, strangers = get_args_parser().parse_known_intermixed_args(words)
     if not strangers and not any(_is_habit(word) for word in args.overrides):
         return args
     more = keys_of_experiment().habits
