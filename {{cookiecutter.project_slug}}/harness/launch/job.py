@@ -54,6 +54,7 @@ def _set_up(order: Order) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signals.STARTED = time.monotonic()  # a warm process began before its job
     os.chdir(order.here)
+    os.environ.pop("HYDRA_FULL_ERROR", None)  # the parent has set it for itself, see report_user_errors
     if order.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(order.gpus)
     if order.to_file:
