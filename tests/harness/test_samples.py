@@ -37,6 +37,11 @@ def test_samples_come_every_n_steps_to_every_place(train: Callable[..., Path], c
     assert [event.step for event in board.Tensors("samples/def/text_summary")] == [2, 4, 6]
 
 
+def test_a_top_k_of_zero_is_no_limit(train: Callable[..., Path]) -> None:
+    folder = train(*ON, "callbacks.samples.every_n_steps=2", "callbacks.samples.top_k=0", "trainer.max_steps=2")
+    assert [s["step"] for s in samples(folder)] == [2]
+
+
 @pytest.mark.slow
 def test_the_training_does_not_notice(train: Callable[..., Path]) -> None:
     # With dropout, so that a random number taken away would show.

@@ -91,7 +91,7 @@ def choose(logits: Tensor, temperature: float, top_k: int | None, generator: tor
     refuse_unless_finite(logits)
     if temperature == 0:
         return int(logits.argmax())
-    if top_k is not None and top_k < len(logits):
+    if top_k and top_k < len(logits):
         logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -torch.inf)
     return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))
 
