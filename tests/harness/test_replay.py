@@ -11,6 +11,7 @@ from faults import Fault, Injection, with_callback
 from places import HARNESS_TESTS, PROJECT
 
 from harness.errors import UserError
+from harness.nan import bundle as bundles
 from harness.nan.finder import NonFinite
 from harness.replay.command import replay
 from harness.replay.diagnosis import Diagnosis, Trial, diagnose, most_telling
@@ -146,6 +147,13 @@ def test_the_command(train: Train, command: Callable) -> None:
 def test_what_is_no_bundle_is_said(tmp_path: Path, path: str) -> None:
     with pytest.raises(UserError, match="is not the evidence of a skipped step"):
         replay(str(tmp_path / path), "lm.fit:train")
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff\xfe", b"{}", b"null"])
+def test_evidence_that_cannot_be_read_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "incident.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"incident\.json"):
+        bundles.read_facts(tmp_path)
 
 
 def test_a_run_without_skips_has_nothing_to_replay(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ class NanGuard(Callback):
         if not trainer.is_global_zero:
             return
         found = usable(self._run)
-        for_replay = {bundles.read_facts(folder)["checkpoint"] for folder in bundles.newest(self._run, REPLAYABLE)}
+        for_replay = {name for folder in bundles.newest(self._run, REPLAYABLE) if (name := _replayed_from(folder))}
         first_bad = self.policy.first_bad or trainer.global_step - LAG + 1  # the oldest step not yet reported
         for_rollback = {c.path.name for c in anchors(found, first_bad=first_bad, good_after=self.good_after)}
         for known in found:
@@ -215,6 +215,13 @@ class NanGuard(Callback):
         self.guard.load_state_dict(state["guard"])
         self._reports.load_state_dict(state["reports"])
         self.policy.load_state_dict(state["policy"])
+
+
+def _replayed_from(bundle: Path) -> str | None:
+    try:
+        return bundles.read_facts(bundle).get("checkpoint")
+    except UserError:  # evidence that was damaged since is no reason to end a training
+        return None
 
 
 def is_last_step(trainer: Trainer) -> bool:

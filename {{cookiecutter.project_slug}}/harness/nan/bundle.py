@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from harness.batch import Batch, BatchFormat
 from harness.errors import UserError
+from harness.files import Unreadable, parsed
 
 FOLDER = "nan"
 
@@ -82,7 +83,13 @@ def read_facts(folder: Path, rank: int = 0) -> dict[str, Any]:
             f"{folder} is not the evidence of a skipped step: it has no {path.name}.",
             cure="Such folders are in the folder nan/ of a run, one for each step that was skipped.",
         )
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        facts = parsed(path, json.loads)
+    except Unreadable as reason:
+        raise UserError(f"{reason}.", cure="Name the folder of another skipped step.") from reason
+    if not isinstance(facts, dict) or not isinstance(facts.get("step"), int):
+        raise UserError(f"{path} does not say which step was skipped.", cure="Name the folder of another skipped step.")
+    return facts
 
 
 def read(folder: Path, rank: int = 0) -> Incident:
