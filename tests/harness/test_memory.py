@@ -6,11 +6,12 @@ import weakref
 import pytest
 import torch
 from exactness import newest
-from faults import NoMemory, SmallMemory, with_callback
+from faults import NoMemory, SmallMemory, SmallValidation, with_callback
 from safetensors.torch import load_file
 
 from harness.batch import BatchFormat
 from harness.errors import UserError
+from harness.run import folder as run_folder
 from harness.step.oom_retry import MicrobatchSplitter, out_of_memory
 from harness.telemetry import events
 
@@ -29,6 +30,15 @@ def test_the_same_step_in_smaller_pieces(train, accumulate: int, backward: bool)
         torch.testing.assert_close(weights(pieces)[name], tensor, rtol=1e-6, atol=1e-6)
     told = [event for event in events.read(events.log_path(pieces)) if event["event_type"] == "oom"]
     assert [(e["step"], e["data"]["rows"], e["data"]["pieces"]) for e in told] == [(3, 4, 2), (3, 4, 4)]
+
+
+def test_validation_that_runs_out_of_memory_halves_too(train) -> None:
+    whole = train("run.name=whole")
+    pieces = train("run.name=pieces", with_callback(SmallValidation, rows=1))
+    loss, expected = (run_folder.read(folder)["result"]["val_loss"] for folder in (pieces, whole))
+    assert loss == pytest.approx(expected, rel=1e-6)
+    told = [event for event in events.read(events.log_path(pieces)) if event["event_type"] == "oom"]
+    assert [(event["step"], event["data"]["pieces"]) for event in told] == [(6, 2), (6, 4)]
 
 
 def test_a_resumed_run_starts_with_the_pieces_it_needed(train) -> None:

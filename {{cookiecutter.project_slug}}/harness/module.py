@@ -55,10 +55,12 @@ class GuardedModule(LightningModule):
         self._walked: tuple[Any, int, list[nn.Parameter]] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let every `training_step` that a subclass writes be done again in pieces when memory runs out."""
+        """Let the steps that a subclass writes be done again in pieces when memory runs out."""
         super().__init_subclass__(**kwargs)
         if "training_step" in cls.__dict__:
             cls.training_step = _retried(cls.__dict__["training_step"])  # type: ignore[method-assign]
+        if "validation_step" in cls.__dict__:
+            cls.validation_step = _validated(cls.__dict__["validation_step"])  # type: ignore[method-assign]
 
     # What an experiment calls.
 
@@ -209,5 +211,20 @@ def _retried(training_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
         self.splitter.format = self.format
         self._sums_before = self.window.sums
         return self.splitter.forward(loss, batch, self.trainer.global_step + 1)
+
+    return step
+
+
+def _validated(validation_step: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(validation_step)
+    def step(self: GuardedModule, batch: Batch, *args: Any, **kwargs: Any) -> None:
+        counted = self._validation.clone()
+        self.splitter.format = self.format
+        self.splitter.validate(
+            lambda rows: validation_step(self, rows, *args, **kwargs),
+            batch,
+            lambda: setattr(self, "_validation", counted.clone()),
+            self.trainer.global_step,
+        )
 
     return step

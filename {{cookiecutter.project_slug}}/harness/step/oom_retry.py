@@ -88,6 +88,21 @@ class MicrobatchSplitter:
             loss = self._step(rows)
         loss.backward(factor)
 
+    def validate(self, step: Callable[[Batch], None], batch: Batch, again: Callable[[], None], number: int) -> None:
+        """Run a step that has no backward pass, cut like the others; `again` undoes what a broken one has counted."""
+        while True:
+            try:
+                for rows in [batch] if self.pieces == 1 else self.format.cut(batch, self.pieces):
+                    step(rows)
+                return
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+            again()
+            self._window.append(batch)
+            self._halve(number)
+            self._window.pop()
+
     def close(self) -> None:
         """End the window: its gradients are complete."""
         self._window.clear()
@@ -110,7 +125,7 @@ class MicrobatchSplitter:
         free_memory()
         log.warning(
             "Out of memory at step %d. Each batch of %d rows now goes through in %d pieces: slower, with the same "
-            "result. data.batch_size=%d trainer.accumulate_grad_batches=… does so from the start.",
+            "result. A new run does so from the start with data.batch_size=%d trainer.accumulate_grad_batches=….",
             number,
             rows,
             self.pieces,
