@@ -25,6 +25,14 @@ class Fault(Callback):
         self.kind, self.steps, self.rank, self.seed = kind, steps, rank, seed
         self.undo: Callable[[], None] = lambda: None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LmModule) -> None:
+        def spoil(optimizer: Any, *_: Any) -> None:
+            if self._due(trainer):
+                AFTER[self.kind](pl_module, optimizer)
+
+        if self.kind in AFTER:
+            trainer.optimizers[0].register_step_post_hook(spoil)
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LmModule, batch: Any, batch_idx: int) -> None:
         self.undo()
         self.undo = lambda: None
@@ -50,6 +58,17 @@ def _loss(module: LmModule, _batch: Any) -> Callable[[], None]:
     return lambda: setattr(module, "training_losses", losses)
 
 
+def _loss_alone(module: LmModule, _batch: Any) -> Callable[[], None]:
+    losses = module.training_losses
+
+    def spoiled(batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        logits, total, labels = losses(batch)
+        return logits, total + math.nan, labels  # whose gradient knows nothing of it
+
+    module.training_losses = spoiled
+    return lambda: setattr(module, "training_losses", losses)
+
+
 def _output(name: str, spoil: Callable[[Tensor], Tensor]) -> Callable[[LmModule, Any], Callable[[], None]]:
     def install(module: LmModule, _batch: Any) -> Callable[[], None]:
         return module.model.get_submodule(name).register_forward_hook(lambda _m, _a, out: spoil(out)).remove
@@ -70,10 +89,18 @@ def _no_labels(_module: LmModule, batch: Any) -> Callable[[], None]:
 
 FORWARD: dict[str, Callable[[LmModule, Any], Callable[[], None]]] = {
     "loss": _loss,
+    "loss alone": _loss_alone,
     "embedding": _output("model.embed_tokens", lambda out: out.index_fill(1, torch.tensor([3]), math.nan)),
     "overflow": _output("lm_head", lambda out: out * 1e5),  # beyond fp16, far within bf16 and fp32
     "weight": _weight,
     "no labels": _no_labels,
+}
+# What a step leaves behind, seen by no gradient of its own.
+AFTER: dict[str, Callable[[LmModule, Any], Any]] = {
+    "weight after": lambda module, _: module.model.get_submodule("model.norm").weight.data[:1].fill_(math.inf),
+    "moment": lambda module, optimizer: optimizer.state[module.model.get_submodule("model.norm").weight]["exp_avg_sq"][
+        :1
+    ].fill_(math.inf),
 }
 # `factor` makes true gradients of the stored ones, which fp16 has scaled.
 BACKWARD: dict[str, Callable[[list[Tensor], Tensor], Any]] = {
@@ -204,6 +231,23 @@ class NoMemory(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LmModule) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+class SmallValidation(Callback):
+    """A device on which more than `rows` rows do not fit in validation."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LmModule) -> None:
+        losses = pl_module.losses
+
+        def limited(batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+            if len(batch["labels"]) > self.rows:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+            return losses(batch)
+
+        pl_module.losses = limited
 
 
 class SmallMemory(Callback):

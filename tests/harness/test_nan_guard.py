@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from faults import Fault, Record, with_callback
 
 from harness.checkpoint import read
+from harness.checkpoint.finite import first_non_finite
 from harness.checkpoint.ledger import LEDGER, read_ledger
 from harness.errors import UserError
 from harness.nan import bundle as bundles
+from harness.run import folder as run_folder
 from harness.telemetry import events
 
 Train = Callable[..., Path]
@@ -214,6 +217,50 @@ def test_a_skip_in_the_last_steps_is_reported_too(train_small: Train) -> None:
     folder = train_small(with_callback(Fault, kind="one gradient", steps=[6]))
     assert [event["step"] for event in emitted(folder, "nan_skip")] == [6]
     assert (folder / "nan" / "step-00000006" / "incident.json").is_file()
+
+
+@pytest.mark.parametrize("step", [5, 6])
+def test_a_weight_that_is_spoiled_in_the_last_two_steps_is_in_no_final_checkpoint(
+    train_small: Train, step: int
+) -> None:
+    folder = train_small(with_callback(Fault, kind="weight after", steps=[step]), "callbacks.nan_guard.good_after=2")
+    assert [entry.to for entry in read_ledger(folder)] == [4]
+    last = read.checkpoints(folder / "checkpoints")[-1]
+    assert last.step == 6 and first_non_finite(read.load_weights(last)) == ""
+    assert math.isfinite(run_folder.read(folder)["result"]["val_loss"])
+
+
+@pytest.mark.parametrize("step", [4, 6])
+def test_a_moment_that_is_infinite_is_found_and_gone_back_from(train_small: Train, step: int) -> None:
+    folder = train_small(
+        with_callback(Fault, kind="moment", steps=[step]),
+        "callbacks.nan_guard.good_after=1",
+        "callbacks.nan_guard.check_every_n_steps=2",
+        "checkpoint.keep_last=9",
+    )
+    (entry,) = read_ledger(folder)
+    assert (entry.step, entry.to) == (step, step - 2)
+    (rollback,) = emitted(folder, "rollback")
+    assert "exp_avg_sq" in rollback["data"]["reason"] and "model.norm" in rollback["data"]["reason"]
+    last = read.load_trainer(read.checkpoints(folder / "checkpoints")[-1])
+    assert first_non_finite(last["optimizer_states"]) == ""
+
+
+def test_a_loss_that_is_nan_with_finite_gradients_is_skipped_and_said(
+    train_small: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = train_small(with_callback(Fault, kind="loss alone", steps=[3]))
+    assert Record.last.unchanged() == [3]
+    (event,) = emitted(folder, "nan_skip")
+    assert event["step"] == 3 and math.isfinite(event["data"]["norm"])
+    assert any("Step 3 was skipped: its loss" in message for message in caplog.messages)
+
+
+def test_evidence_that_was_damaged_ends_no_training(train_small: Train) -> None:
+    folder = train_small(with_callback(Fault, kind="loss", steps=[3]), "trainer.max_steps=4")
+    (folder / "nan" / "step-00000003" / "incident.json").write_bytes(b"")
+    train_small(with_callback(Fault, kind="loss", steps=[3]), "trainer.max_steps=8")
+    assert read.checkpoints(folder / "checkpoints")[-1].step == 8
 
 
 def test_what_is_needed_for_going_back_outlives_retention(train_small: Train) -> None:
