@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from places import PROJECT
 from processes import Process
@@ -18,7 +19,7 @@ from harness.config.compose import compose, compose_all, hydra_errors_as_user_er
 from harness.config.identity import free_changes, other_experiment
 from harness.config.jobs import keys_apart, multirun, sweep, sweep_name
 from harness.errors import UserError
-from harness.hydra_main import prepare_multirun
+from harness.hydra_main import arguments_of_hydra, prepare_multirun
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -96,6 +97,35 @@ def test_after_ctrl_c_only_the_sentence_is_printed(small: list[str], tmp_path: P
     assert process.ended() == 130
     assert "Stopped by" in process.output.splitlines()[-1]
     assert "Error executing job" not in process.output and "Traceback" not in process.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("override", ["trainer.devices=[0,1]", "trainer=gpu"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_devices_that_are_not_here_are_refused_before_the_folder_is_made(
+    command: Command, small: list[str], tmp_path: Path, override: str
+) -> None:
+    done = command("train.py", *small, override)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_target_that_is_no_callback_is_named(train: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=r"callbacks\.here is no callback of Lightning but str\."):
+        train("+callbacks.here={_target_:os.getcwd}")
+
+
+def test_what_lightning_alone_refuses_is_a_sentence(train: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="Lightning cannot train so: .*limit_train_batches"):
+        train("trainer.limit_train_batches=0.0001")
+
+
+@pytest.mark.parametrize(
+    "words", [["-m", "seed=1,2", "model=tiny"], ["model=tiny", "-m", "seed=1,2"], ["seed=1,2", "-m"]]
+)
+def test_flags_may_stand_between_the_words(words: list[str]) -> None:
+    args = arguments_of_hydra(words)
+    assert args.multirun and args.overrides == [word for word in words if "=" in word]
 
 
 @pytest.mark.slow

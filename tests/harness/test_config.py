@@ -69,6 +69,8 @@ MISTAKES = {
     "trainer.limit_val_batches=1.5": "more than all",
     "trainer.devices=999": "is too large",
     "trainer.devices=0": "no device at all",
+    "trainer.devices=-2": "trainer.devices=-2 is",
+    "trainer.limit_train_batches=0": "trains nothing",
     "trainer.max_steps=0": "trains nothing",
     "model.config.hidden_size=0": "the least is 1",
     "model.config.hidden_size=100": "not divisible by model.config.num_attention_heads=8",

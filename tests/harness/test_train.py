@@ -137,6 +137,7 @@ def test_wandb_without_an_account_is_a_sentence(command: Command, small: list[st
     )
     assert done.returncode == 2, done.stderr
     assert "logger.wandb.offline=true" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists(), "said before anything is made or prepared"
 
 
 @pytest.mark.slow

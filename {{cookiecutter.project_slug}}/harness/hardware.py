@@ -58,6 +58,25 @@ def pick(cfg: DictConfig, *, compile: object = False, flops: float = 0.0) -> Pic
     return Picks(device, precision, compiled, reasons=[why_device, why_precision, why_compiled])
 
 
+def refuse_missing_devices(cfg: DictConfig) -> None:
+    """Raise UserError for a device, or a number of devices, that is asked for and is not here."""
+    device, _ = _device(cfg, say=False)
+    asked = cfg.trainer.get("devices", "auto")
+    numbers = [int(part) for part in str(asked).strip("[]").split(",") if part.strip().isdecimal()]
+    listed = OmegaConf.is_list(asked) or "," in str(asked)
+    if device == "cpu" and listed:
+        raise UserError(
+            f"trainer.devices={asked} lists GPUs, and this run is on the CPU.",
+            cure=f"Type trainer.devices={len(numbers)} for so many processes.",
+        )
+    here = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device)
+    if here is not None and numbers and max(numbers) + listed > here:
+        raise UserError(
+            f"trainer.devices={asked} is more than this machine has: {here} {device} device{'s' * (here != 1)}.",
+            cure="Type trainer.devices=auto for all of them.",
+        )
+
+
 def world_size(trainer: DictConfig) -> int:
     """Return how many ranks train, from Lightning's `devices` and `num_nodes` or from a launcher's environment."""
     if os.environ.get("WORLD_SIZE", "").isdecimal():
@@ -85,7 +104,7 @@ def devices() -> dict[str, bool]:
     return {"cpu": True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
 
 
-def _device(cfg: DictConfig) -> tuple[str, str]:
+def _device(cfg: DictConfig, *, say: bool = True) -> tuple[str, str]:
     here = devices()
     asked = {"gpu": "cuda"}.get(str(cfg.trainer.accelerator), str(cfg.trainer.accelerator))
     if asked == "auto":
@@ -101,9 +120,11 @@ def _device(cfg: DictConfig) -> tuple[str, str]:
             f"This machine has no {asked} device that torch {torch.__version__} can use.",
             cure="Try trainer=auto, or trainer=cpu.",
         )
-    log.warning(
-        "This machine has no %s device: the same preset runs on the CPU (debug.strict=true makes this an error).", asked
-    )
+    if say:
+        log.warning(
+            "This machine has no %s device: the same preset runs on the CPU (debug.strict=true makes this an error).",
+            asked,
+        )
     return "cpu", f"cpu (no {asked} here)"
 
 

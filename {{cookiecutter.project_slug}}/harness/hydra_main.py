@@ -64,7 +64,7 @@ def run(target: str, *, debug: bool) -> None:
 
 def arguments_of_hydra(words: Sequence[str]) -> argparse.Namespace:
     """Parse flags and overrides. Raises UserError, with the key to type, for flags and keys of other tools."""
-    args, strangers = get_args_parser().parse_known_args(words)
+    args, strangers = get_args_parser().parse_known_intermixed_args(words)
     if not strangers and not any(_is_habit(word) for word in args.overrides):
         return args
     more = keys_of_experiment().habits
@@ -96,8 +96,13 @@ def prepare(overrides: Sequence[str], *, clear: bool = False) -> list[str]:
     """Check the config, set the environment, and return the overrides with the folder named."""
     cfg = compose(overrides)
     check_all([cfg], clear=clear)
-    from harness.run.folder import choose_folder  # not sooner: a wrong value is answered without
+    # Not sooner: a wrong value is answered without torch.
+    from harness.hardware import refuse_missing_devices
+    from harness.run.folder import choose_folder
+    from harness.telemetry.loggers import refuse_unknown_accounts
 
+    refuse_missing_devices(cfg)
+    refuse_unknown_accounts(cfg.logger)
     return [*overrides, f"++run.name={quoted(choose_folder(cfg))}"]
 
 

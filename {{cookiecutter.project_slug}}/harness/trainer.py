@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
 
@@ -85,7 +86,7 @@ def fit(
     trainer = build_trainer(cfg, picks, run, point, module)
     if data.val_set is None:
         trainer.limit_val_batches = 0  # no loader is asked for then, and nobody warns of an empty one
-    with oom_as_user_error(run.folder.name):
+    with said_to_the_user(run.folder.name):
         trainer.fit(module, data, ckpt_path=point.path if point else None, weights_only=True)
         loss = final_loss(trainer, module, data, point)
     run.note_result(trainer.global_step, loss, limits(cfg.trainer, total_steps(cfg.trainer, data)))
@@ -125,7 +126,15 @@ def build_trainer(cfg: DictConfig, picks: Picks, run: Run, point: Checkpoint | N
 
 def build_all(group: DictConfig) -> list[Callback]:
     """Build every entry of a group; an entry that is null is left out."""
-    return [instantiate(entry, _convert_="all") for entry in group.values() if entry is not None]
+    built = {name: instantiate(entry, _convert_="all") for name, entry in group.items() if entry is not None}
+    for name, callback in built.items():
+        if not isinstance(callback, Callback):
+            raise UserError(
+                f"callbacks.{name} is no callback of Lightning but {type(callback).__name__}.",
+                cure=f"Its _target_ has to name a class that inherits lightning.pytorch.Callback; ~callbacks.{name} "
+                "leaves it out.",
+            )
+    return [*built.values()]
 
 
 def final_loss(trainer: Trainer, module: GuardedModule, data: ExactData, point: Checkpoint | None) -> float | None:
@@ -143,10 +152,13 @@ def final_loss(trainer: Trainer, module: GuardedModule, data: ExactData, point: 
 
 
 @contextmanager
-def oom_as_user_error(name: str) -> Iterator[None]:
-    """Say what to do when memory runs out where no smaller pieces help, in a loader process or on the device."""
+def said_to_the_user(name: str) -> Iterator[None]:
+    """Say what to do when memory runs out where no smaller pieces help, in a loader process or on the device, and what
+    Lightning refuses."""
     try:
         yield
+    except MisconfigurationException as error:  # what only Lightning knows: 0.0001 of a few batches, say
+        raise UserError(f"Lightning cannot train so: {' '.join(str(error).split())}") from error
     except RuntimeError as error:
         goes_on = "The same command goes on from the last checkpoint"
         if "DataLoader worker" in str(error):

@@ -34,6 +34,8 @@ def _lengths(cfg: "DictConfig") -> Iterator[str]:
     if cfg.trainer.max_steps == 0 or cfg.trainer.get("max_epochs") == 0:
         name = "max_steps" if cfg.trainer.max_steps == 0 else "max_epochs"
         yield f"trainer.{name}=0 trains nothing. To score a run that is there: python evaluate.py runs/NAME."
+    if cfg.trainer.get("limit_train_batches") == 0:
+        yield "trainer.limit_train_batches=0 trains nothing: 1 is one batch an epoch, 1.0 is all of them."
     for name, instead in ELSEWHERE.items():
         if cfg.trainer.get(name) is not None:
             yield f"trainer.{name} is decided elsewhere: use {instead}."

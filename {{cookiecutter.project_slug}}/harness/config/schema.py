@@ -137,7 +137,7 @@ class Trainer(Section):
     strategy: Strategy | Anything = extra("auto, ddp, fsdp, …")
     devices: Annotated[
         Annotated[Whole, Ge(-1)]
-        | Annotated[str, Field(pattern=r"^(auto|-?\d+(\s*,\s*\d+)*)$")]
+        | Annotated[str, Field(pattern=r"^(auto|-1|\d+(\s*,\s*\d*)*)$")]
         | Annotated[list[Count], Field(min_length=1)],
         AfterValidator(_not_none),
     ] = key("how many devices, or which")

@@ -88,6 +88,13 @@ def _command_line_kept_out() -> dict[str, Any]:
     return {"settings": wandb.Settings(x_disable_meta=True)}
 
 
+def refuse_unknown_accounts(group: DictConfig) -> None:
+    """Raise UserError for a logger that could only ask, before anything is prepared."""
+    for entry in group.values():
+        if entry is not None and str(entry.get("_target_")).endswith(".WandbLogger"):
+            _refuse_to_ask_nobody(entry)
+
+
 def _refuse_to_ask_nobody(entry: DictConfig) -> None:
     """Without an account wandb asks for one; where nobody can answer, it raises from deep inside instead."""
     offline = entry.get("offline") or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
