@@ -125,6 +125,11 @@ def test_what_a_target_takes_needs_no_plus_and_no_quotes(override: str) -> None:
     check(compose([override]))
 
 
+def test_a_plus_before_a_group_that_the_files_have_is_no_second_choice() -> None:
+    cfg = compose(["+experiment=example", "+model=tiny", "+debug=cpu"])
+    assert cfg.model.name == "tiny"
+
+
 def test_an_accent_reaches_the_source() -> None:
     assert compose(["data=text", "data.path=café.txt"]).data.source.path == "café.txt"
 

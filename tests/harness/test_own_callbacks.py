@@ -55,6 +55,24 @@ def test_a_run_with_a_callback_file_of_ones_own_is_kept(
     assert "hello:" in (run / "config.yaml").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("# @package _global_\ntrainer: [1\nseed: }\n", "mine.yaml, line 3, column"),
+        ("trainer:\n  max_steps: 3\n", "lacks its first line: # @package _global_"),
+        ("# @package _global_\noptimizer:\n  learning_rate: 3\n", "Did you mean optimizer.lr?"),
+    ],
+)
+def test_an_experiment_file_that_is_wrong_is_a_sentence(
+    project: Path, command: Callable[..., object], small: list[str], text: str, sentence: str
+) -> None:
+    (project / "conf" / "experiment" / "mine.yaml").write_text(text, encoding="utf-8")
+    done = command(str(project / "train.py"), *small, "experiment=mine", cwd=project, PYTHONPATH=_path(project))
+    assert done.returncode == 2 and sentence in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not (project.parent / "runs").exists()
+
+
 @pytest.mark.parametrize("name", LOST)
 @pytest.mark.parametrize("override", ["callbacks.{}=null", "~callbacks.{}"])
 def test_what_is_switched_off_is_said(name: str, override: str) -> None:

@@ -79,6 +79,8 @@ def normalize_overrides(overrides: Sequence[str]) -> Iterator[str]:
         key, _, value = override.partition("=")
         if key in ("debug", "+debug"):
             yield f"+debug={','.join(_on_default(choice) for choice in _alternatives(value))}"
+        elif key.startswith("+") and key[1:] in groups():
+            yield override.removeprefix("+")  # the files choose something there already: + would choose twice
         elif key in MAY_BE_EMPTY and value.strip() == "null":
             yield f"~{key}"
         else:
