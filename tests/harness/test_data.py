@@ -35,6 +35,7 @@ from lm.data.prepare import Prepared, Recipe, prepare, prepare_data
 from lm.data.sources import Document, StdlibSource, TextSource
 from lm.data.tokenizer import train_tokenizer
 from lm.data.windows import Windows
+from lm.keys import Keys
 
 RECIPE = Recipe(vocab_size=300, val_fraction=0.2, seed=0)
 
@@ -277,6 +278,8 @@ def test_validation_text_can_have_a_path_of_its_own(compose: Callable[..., DictC
     assert (made.meta["train"]["documents"], made.meta["val"]["documents"]) == (40, 2)
     text = made.tokenizer.decode(list(np.fromfile(made.tokens("val"), made.dtype)), skip_special_tokens=False)
     assert text == "held out by hand<|endoftext|>so is this<|endoftext|>"
+    with pytest.raises(UserError, match="no file at data.val_path=nowhere"):
+        Keys.look(compose("data.val_path=nowhere"))
     with pytest.raises(UserError, match="data=stdlib takes no path"):
         prepare_data(compose("data=stdlib", f"data.val_path='{folder}'"), 300)
 

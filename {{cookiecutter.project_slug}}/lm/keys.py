@@ -16,6 +16,7 @@ from annotated_types import Le
 from harness.config import sources
 from harness.config.names import nearest
 from harness.config.schema import Above0, Amount, Count, Flag, Positive, Root, Section, Share, Text, extra, key
+from harness.errors import UserError
 
 if TYPE_CHECKING:  # --help needs the keys alone, at once
     from omegaconf import DictConfig
@@ -123,7 +124,13 @@ class Keys(Root):
         if "source" in cfg.data:
             from hydra.utils import instantiate
 
-            instantiate(cfg.data.source).check()
+            source = cfg.data.source
+            instantiate(source).check()
+            if cfg.data.get("val_path") is not None and "path" in source:
+                try:
+                    instantiate(source, path=cfg.data.val_path).check()
+                except UserError as error:
+                    raise UserError(str(error).replace("data.path", "data.val_path")) from error
 
 
 def _sizes(config: "DictConfig", names: dict[str, str]) -> Iterator[str]:
