@@ -126,7 +126,7 @@ def build_trainer(cfg: DictConfig, picks: Picks, run: Run, point: Checkpoint | N
 
 def build_all(group: DictConfig) -> list[Callback]:
     """Build every entry of a group; an entry that is null is left out."""
-    built = {name: instantiate(entry, _convert_="all") for name, entry in group.items() if entry is not None}
+    built = {str(name): instantiate(entry, _convert_="all") for name, entry in group.items() if entry is not None}
     for name, callback in built.items():
         if not isinstance(callback, Callback):
             raise UserError(
