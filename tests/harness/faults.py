@@ -226,6 +226,19 @@ class Losses(Callback):
         self.losses.append(pl_module.mean.loss.item())
 
 
+class Windows(Callback):
+    """Notes which rows were trained, in their order."""
+
+    last: "Windows"
+
+    def __init__(self) -> None:
+        Windows.last = self
+        self.rows: list[tuple[int, ...]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LmModule, batch: Any, batch_idx: int) -> None:
+        self.rows += [tuple(row) for row in batch["input_ids"].tolist()]
+
+
 class NoMemory(Callback):
     """A device that is full when validation begins."""
 

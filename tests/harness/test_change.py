@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from exactness import logged, newest
+from faults import Windows, with_callback
 from processes import Process
 
 from harness.checkpoint import read
@@ -64,6 +65,20 @@ def test_a_smaller_batch_goes_on_with_the_run_and_is_said(train, command, small,
     diary = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert "data.batch_size: 4 -> 2" in diary["attempts"][-1]["changes"]
     assert newest(run).step == 6
+
+
+@pytest.mark.parametrize("batch", [["data.batch_size=2"], ["data.batch_size=1", "trainer.accumulate_grad_batches=3"]])
+@pytest.mark.parametrize("where", ["run.name=whole", "resume_from"])
+def test_another_batch_size_goes_on_with_the_same_windows(train, batch: list[str], where: str, tmp_path) -> None:
+    note = with_callback(Windows, name="note")
+    train(note, "run.name=reference", "trainer.max_steps=8")
+    expected = Windows.last.rows
+    run = train(note, "run.name=whole", "trainer.max_steps=4")
+    begun = Windows.last.rows
+    train(note, f"resume_from={run}" if where == "resume_from" else where, *batch, "trainer.max_steps=8")
+    there = begun + Windows.last.rows
+    assert len(begun) == 16 and len(there) > len(begun)
+    assert there == expected[: len(there)]
 
 
 def test_resume_from_takes_a_run_a_checkpoint_or_latest(train, cut, tmp_path) -> None:

@@ -90,6 +90,13 @@ def test_clipping_equals_torchs_own(build, scale):
     torch.testing.assert_close(everything(ours), everything(theirs), rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("limit", [0, 0.0, None])
+@pytest.mark.parametrize("norm", [1e-3, 1e3])
+def test_without_a_largest_norm_nothing_is_clipped(limit, norm):
+    decision = Guard(limit).decide(torch.tensor(norm))
+    assert decision.grad_scale == 1 and not decision.skip
+
+
 @pytest.mark.parametrize(("scale", "factor", "divided"), [(0.01, 1.0, False), (10.0, 1.0, True), (0.01, 2.0, True)])
 def test_a_gradient_that_needs_no_change_is_not_written_anew(scale: float, factor: float, divided: bool) -> None:
     optimizer = torch.optim.AdamW(parameters(), fused=True)

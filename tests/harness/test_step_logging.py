@@ -1,12 +1,16 @@
 """What a step logs is logged when somebody reads it, with the same numbers: a logger, a callback, whoever comes
 last."""
 
+import io
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from exactness import logged
 from lightning.pytorch import Callback, Trainer
+from rich.console import Console
+from rich.progress import Progress as Bar
 
 from harness.callbacks.checkpoint import DurableCheckpoint
 from harness.callbacks.progress import Progress
@@ -82,3 +86,21 @@ def test_the_bar_shows_the_loss_of_a_step_that_was_not_logged(train, monkeypatch
     train("callbacks.progress={_target_:harness.callbacks.progress.Progress,every_seconds:0}",
           "trainer.log_every_n_steps=100")  # fmt: skip
     assert len(shown) >= 6 and all(math.isfinite(float(fact.removeprefix("loss "))) for fact in shown)
+
+
+def test_the_bar_of_a_resumed_run_begins_where_the_run_is(train, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(force_terminal=True, file=io.StringIO(), width=120)
+    monkeypatch.setattr("harness.callbacks.progress.terminal", lambda: screen)
+    begun: list[tuple[float, float | None]] = []
+    add = Bar.add_task
+
+    def noting(bar: Bar, what: str, **known: Any) -> Any:
+        if what == "training":
+            begun.append((known["completed"], known["total"]))
+        return add(bar, what, **known)
+
+    monkeypatch.setattr(Bar, "add_task", noting)
+    train("run.name=bar", "trainer.max_steps=4")
+    train("run.name=bar", "trainer.max_steps=6")
+    assert begun == [(0, 4), (4, 6)]
+    assert "6/6" in screen.file.getvalue()
