@@ -103,6 +103,8 @@ def _ratio(spread: dict[str, float]) -> str:
 def _limit(bar: dict[str, Any]) -> str:
     if bar["limit"] is None:
         return ""
+    if Spread(**bar[bar["judged_by"]]).width > MEANINGLESS:
+        return f"{bar['limit']:g}"
     reached = bar[bar["judged_by"]]["median"] <= bar["limit"]
     return f"{bar['limit']:g}: {'reached' if reached else 'missed'} by {bar['judged_by'].replace('cpu', 'CPU')} time"
 
