@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, Baked, run
 
 # All that `lm` imports before a config is composed and checked, and cookiecutter.
-REQUIREMENTS = ["cookiecutter", "filelock", "hydra-core", "rich"]
+REQUIREMENTS = ["cookiecutter", "filelock", "hydra-core", "pydantic", "rich"]
 SCRIPTS = "Scripts" if os.name == "nt" else "bin"
 
 
