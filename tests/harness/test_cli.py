@@ -110,6 +110,14 @@ def test_devices_that_are_not_here_are_refused_before_the_folder_is_made(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc takes no folders, even from root")
+def test_a_folder_that_cannot_be_made_is_a_sentence(command: Command, small: list[str]) -> None:
+    done = command("train.py", *small, "run.root=/proc/runs")
+    assert done.returncode == 2, done.stderr
+    assert "Try run.root=FOLDER." in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_target_that_is_no_callback_is_named(train: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match=r"callbacks\.here is no callback of Lightning but str\."):
         train("+callbacks.here={_target_:os.getcwd}")

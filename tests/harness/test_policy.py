@@ -53,3 +53,7 @@ def test_counts_survive_a_resume():
     judged(first, "bbbgb")
     second.load_state_dict(first.state_dict())
     assert second == first
+
+
+def test_no_patience_acts_at_the_first_bad_step():
+    assert judged(Policy(patience=0), "gb") == judged(Policy(patience=1), "gb") == [Action.ROLL_BACK]

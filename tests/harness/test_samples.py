@@ -37,6 +37,13 @@ def test_samples_come_every_n_steps_to_every_place(train: Callable[..., Path], c
     assert [event.step for event in board.Tensors("samples/def/text_summary")] == [2, 4, 6]
 
 
+def test_a_password_in_a_prompt_is_hidden_in_samples(train: Callable[..., Path]) -> None:
+    address = "https://me:PLANTED@host/"
+    folder = train(*ON, "callbacks.samples.every_n_steps=2", f"data.prompt='{address}'", "trainer.max_steps=2")
+    written = [file for file in folder.rglob("*") if file.is_file() and b"PLANTED" in file.read_bytes()]
+    assert written == []
+
+
 def test_a_top_k_of_zero_is_no_limit(train: Callable[..., Path]) -> None:
     folder = train(*ON, "callbacks.samples.every_n_steps=2", "callbacks.samples.top_k=0", "trainer.max_steps=2")
     assert [s["step"] for s in samples(folder)] == [2]

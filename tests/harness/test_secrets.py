@@ -106,6 +106,8 @@ def test_what_is_masked_and_what_stays(node: object, clean: object) -> None:
         ("+env.X_TOKEN=abc", "+env.X_TOKEN=***"),
         ("callbacks.samples.max_tokens=48", "callbacks.samples.max_tokens=48"),
         ("optimizer.lr=1", "optimizer.lr=1"),
+        ("train.tokens: 7197 -> 0", "train.tokens: 7197 -> 0"),
+        ("tokens=abc", "tokens=***"),
     ],
 )
 def test_a_command_line_is_kept_without_them(word: str, clean: str) -> None:

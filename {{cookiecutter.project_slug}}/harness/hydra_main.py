@@ -172,6 +172,8 @@ def train(words: Sequence[str], target: str) -> Any:
         hydra.main(config_path=str(CONF), config_name="train", version_base=VERSION_BASE)(task)()
     except Ended as ended:
         raise cast(Exception, ended.__cause__) from None
+    except OSError as error:  # what comes out of a job is Ended: Hydra itself only makes the run's folder
+        raise UserError(f"The run's folder cannot be made ({error}).", cure="Try run.root=FOLDER.") from error
     return returned[0] if returned else None
 
 

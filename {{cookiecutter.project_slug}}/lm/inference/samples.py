@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from harness.callbacks.periodic import Periodic
 from harness.checkpoint import rng
 from harness.checkpoint.average import averaged
+from harness.config.secrets import hidden
 from harness.errors import UserError
 from harness.telemetry import events
 from harness.telemetry.append import AppendOnlyFile
@@ -72,6 +73,7 @@ class Samples(Periodic):
 
     def _show(self, trainer: Trainer, texts: dict[str, str]) -> None:
         step = trainer.global_step
+        texts = {hidden(prompt): hidden(text) for prompt, text in texts.items()}
         for prompt, text in texts.items():
             log.info("Step %d, after %r:\n%s", step, prompt, textwrap.indent(text, "  | ", predicate=lambda _: True))
             events.emit("sample", step, {"prompt": prompt, "text": text})
