@@ -154,7 +154,13 @@ def test_help_of_a_command_imports_nothing_heavy(name: str, tmp_path: Path) -> N
     )
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
     )
     assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
 

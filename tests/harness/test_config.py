@@ -244,6 +244,7 @@ def test_an_answer_needs_no_heavy_import(arguments: list[str], tmp_path: Path) -
         env={"PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr

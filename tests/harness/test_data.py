@@ -338,7 +338,9 @@ def test_help_of_prepare_imports_no_torch(tmp_path: Path) -> None:
     code += "heavy = {'torch', 'transformers', 'tokenizers'}\n"
     code += "atexit.register(lambda: print('heavy:', sorted(heavy & set(sys.modules))))\n"
     code += "runpy.run_module('lm', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, encoding="utf-8", check=False
+    )
     assert "Prepare data alone" in done.stdout and "heavy: []" in done.stdout, done.stdout + done.stderr
 
 

@@ -45,7 +45,7 @@ def test_the_command_trains(project: Path, corpus: Path, command: str) -> None:
     words = shlex.split(command)[2:]
     data = [] if "data=" in command else ["data=text", f"data.path={corpus}"]
     if "data=positioned" in command:
-        data = ["data.limit=0.1"]
+        data = ["data.limit=0.2", "data.val_fraction=0.2"]
     model = [] if re.search("model=|experiment=", command) else TINY
     done = subprocess.run(
         [sys.executable, "train.py", *words, *data, *model, *BRIEF],
