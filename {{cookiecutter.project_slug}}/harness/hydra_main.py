@@ -96,13 +96,11 @@ def prepare(overrides: Sequence[str], *, clear: bool = False) -> list[str]:
     """Check the config, set the environment, and return the overrides with the folder named."""
     cfg = compose(overrides)
     check_all([cfg], clear=clear)
-    # Not sooner: a wrong value is answered without torch.
-    from harness.hardware import refuse_missing_devices
-    from harness.run.folder import choose_folder
-    from harness.telemetry.loggers import refuse_unknown_accounts
+    from harness.run.folder import choose_folder  # not sooner: a wrong value is answered without
 
-    refuse_missing_devices(cfg)
-    refuse_unknown_accounts(cfg.logger)
+    # By name, as all that needs torch is loaded from this floor.
+    load("harness.hardware:refuse_missing_devices")(cfg)
+    load("harness.telemetry.loggers:refuse_unknown_accounts")(cfg.logger)
     return [*overrides, f"++run.name={quoted(choose_folder(cfg))}"]
 
 
