@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,14 @@ def to_project_folder() -> None:
         os.chdir(project)
 
 
-def tool(target: str, parser: argparse.ArgumentParser, **given: Any) -> None:
-    """Run `module:function` on parsed arguments: the frame of the commands that take a run instead of a config."""
+def tool(target: str, parser: argparse.ArgumentParser, *, words: Sequence[str] | None = None, **given: Any) -> None:
+    """Run `module:function` on parsed arguments: the frame of the commands that take a run instead of a config.
+
+    words: what was typed, where that is not all of the command line.
+    """
     with report_user_errors():
         # First, so that what is missing is said before torch is imported; options may stand between the words.
-        arguments = vars(parser.parse_intermixed_args())
+        arguments = vars(parser.parse_intermixed_args(words))
         function = load(target)
         from harness.config.compose import hydra_errors_as_user_errors
 

@@ -34,5 +34,5 @@ def run_command(program: str, table: Sequence[Command]) -> None:
     module: Any = importlib.import_module(command.module)
     parser = module.arguments()
     parser.prog = f"{program} {name}"
-    sys.argv = [parser.prog, *rest]
-    tool(module.TARGET, parser, **command.given)
+    # Not by changing sys.argv: Lightning starts the other ranks of a replay with it.
+    tool(module.TARGET, parser, words=rest, **command.given)
