@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.wrappers import plain
+
 # Of a larger parameter, this many elements spread over it stand for it: a copy of the weights would cost their memory.
 MOST_SAMPLED = 65_536
 
@@ -95,6 +97,5 @@ def rounded(values: dict[str, float]) -> dict[str, float]:
 
 
 def module_of(name: str) -> str:
-    """Return the module of a parameter, without what wrapping and compiling put in its name."""
-    wrappers = ("_orig_mod", "_checkpoint_wrapped_module", "module", "model")
-    return ".".join(part for part in name.split(".")[:-1] if part not in wrappers) or name
+    """Return the module of a parameter, without what holds or wraps the model."""
+    return ".".join(part for part in plain(name).split(".")[:-1] if part != "model") or name
