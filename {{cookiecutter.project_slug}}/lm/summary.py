@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from harness.errors import UserError
+from harness.ranks import rank
 from lm.inference.generate import continuation
 
 SAMPLE_TOKENS = 120
@@ -27,7 +28,9 @@ def print_summary(
     facts = {"the run": f"{folder.as_posix()}/", **commands(folder, prompt)}
     if loss is not None:
         facts = {"validation loss": f"{loss:.4f} nats per token, perplexity {math.exp(min(loss, 700)):.2f}", **facts}
-    console = Console(stderr=False, soft_wrap=True)  # a command that is broken in two cannot be copied
+    console = Console(
+        stderr=False, soft_wrap=True, quiet=rank() > 0
+    )  # a command that is broken in two cannot be copied
     console.print(Panel(Text(text), title="a sample", title_align="left"))
     for label, value in facts.items():
         console.print(f"{label:<17}{value}", markup=False, highlight=False)

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from harness.callbacks.periodic import Periodic
 from harness.checkpoint import rng
 from harness.checkpoint.average import averaged
 from harness.config.secrets import hidden
 from harness.errors import UserError
+from harness.sharding import samples_here
 from harness.telemetry import events
 from harness.telemetry.append import AppendOnlyFile
 from harness.telemetry.loggers import log_texts
@@ -50,10 +50,9 @@ class Samples(Periodic):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
-        # Sharded weights need every rank in each forward pass; with these two strategies rank 0 can sample alone.
-        self._able = trainer.is_global_zero and isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
+        self._able = samples_here(trainer)
         self._lines = AppendOnlyFile(Path(trainer.default_root_dir) / "samples.jsonl")
-        if self._able:
+        if trainer.is_global_zero:
             self._lines.forget_after(trainer.global_step)
 
     def act(self, trainer: Any, module: Any) -> None:
@@ -72,6 +71,8 @@ class Samples(Periodic):
             rng.restore(generators)
 
     def _show(self, trainer: Trainer, texts: dict[str, str]) -> None:
+        if not trainer.is_global_zero:
+            return
         step = trainer.global_step
         texts = {hidden(prompt): hidden(text) for prompt, text in texts.items()}
         for prompt, text in texts.items():
