@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from harness.errors import UserError
 
@@ -40,6 +40,23 @@ class ShardedStrategy(ModelParallelStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
 
+    def process_dataloader(self, dataloader: object) -> object:
+        """Give every rank as many validation batches: a forward pass that one makes alone would wait for ever."""
+        batches = getattr(dataloader, "batch_sampler", None)
+        if isinstance(batches, list):
+            everywhere: list[list[int]] = [[]] * self.world_size
+            torch.distributed.all_gather_object(everywhere, [len(batch) for batch in batches])
+            most = max(map(len, everywhere))
+            if any(sum(sizes) < most for sizes in everywhere):
+                raise UserError(
+                    f"There are too few validation batches to keep {self.world_size} ranks busy alike.",
+                    cure="Hold more out for validation, or take another data.batch_size.",
+                )
+            while len(batches) < most:
+                at = max(range(len(batches)), key=lambda i: len(batches[i]))
+                batches[at : at + 1] = [batches[at][:-1], batches[at][-1:]]
+        return dataloader
+
     def shard(self, network: nn.Module, layers: Sequence[nn.Module], precision: str) -> None:
         """Split `network`, once; `layers` are gathered one at a time, and what else it has at its beginning."""
         if isinstance(network, FSDPModule):
@@ -49,6 +66,9 @@ class ShardedStrategy(ModelParallelStrategy):
         for module in [*dict.fromkeys(layers), network]:
             # The network too: else its weights would stay whole after a validation, which has no backward pass.
             fully_shard(module, mesh=self.device_mesh["data_parallel"], reshard_after_forward=True, **how)
+        if network is self.lightning_module:  # which nobody calls: its steps are what gathers
+            for step in ("training_step", "validation_step"):
+                register_fsdp_forward_method(network, step)
 
 
 def repeated_layers(network: nn.Module) -> list[nn.Module]:

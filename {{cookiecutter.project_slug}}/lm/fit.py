@@ -49,7 +49,6 @@ def train(cfg: DictConfig) -> float | None:
         picks = pick_hardware(cfg, config, steps, run)
         module = build_module(cfg, config, data, picks, steps)
         loss = fit(cfg, run, module, data, picks, point)
-        # By all ranks, since sharded weights need them all for a sample; one of them prints.
         print_summary(run.folder, module.model, data.tokenizer, loss, context=data.context, prompt=cfg.data.prompt)
         return loss
 

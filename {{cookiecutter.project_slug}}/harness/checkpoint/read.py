@@ -8,8 +8,7 @@ A *checkpoint* is a folder `step-00000100/` that holds a model and everything ne
     rng-rank0.pt          the random generators, one file per rank
     MANIFEST.json         sizes and checksums of the above, step, sequence; written last
 
-Where each rank has a part of the tensors, `model-rank0.safetensors`, `trainer-rank0.safetensors` and so on take the
-place of the first two, and are put together when they are read.
+Sharded, the first two are a file per rank, `model-rank0.safetensors` and so on; they are put together when read.
 
 Checkpoints are ordered by (step, sequence) from their manifests: a clock may jump, a copy has new file times.
 """
@@ -72,8 +71,7 @@ class Checkpoint:
 
     def holding(self, name: str) -> list[Path]:
         """Return the files that hold the tensors of `name`: it alone, or those that ranks wrote in its place."""
-        files = self.manifest["files"]
-        if WEIGHTS in files or WEIGHTS.replace(".", "-rank0.") not in files:
+        if WEIGHTS.replace(".", "-rank0.") not in (files := self.manifest["files"]):
             return [self.path / name]
         return [self.path / file for file in files if re.fullmatch(name.replace(".", r"-rank\d+\."), file)]
 

@@ -1,4 +1,4 @@
-"""Tensors that are split over ranks: each rank writes its own part, and any number of ranks, or one process, reads them.
+"""Tensors that are split over ranks: each rank writes its part, and any number of ranks, or one process, reads them.
 
 torch.distributed.checkpoint, in files of safetensors whose headers say where in the whole a part begins. A file that
 one process wrote is read in the same way: as the only part.

@@ -50,13 +50,12 @@ class Samples(Periodic):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
-        self._able = samples_here(trainer)
         self._lines = AppendOnlyFile(Path(trainer.default_root_dir) / "samples.jsonl")
         if trainer.is_global_zero:
             self._lines.forget_after(trainer.global_step)
 
     def act(self, trainer: Any, module: Any) -> None:
-        if not self._able:
+        if not samples_here(trainer):
             return
         generators, how = rng.capture(), {"context": trainer.datamodule.context, **self.how}
         try:
@@ -66,13 +65,12 @@ class Samples(Periodic):
             # Weights that are not finite, or no memory left: the guards of training see to it.
             log.warning("No samples at step %d: %s", trainer.global_step, error)
         else:
-            self._show(trainer, texts)
+            if trainer.is_global_zero:
+                self._show(trainer, texts)
         finally:
             rng.restore(generators)
 
     def _show(self, trainer: Trainer, texts: dict[str, str]) -> None:
-        if not trainer.is_global_zero:
-            return
         step = trainer.global_step
         texts = {hidden(prompt): hidden(text) for prompt, text in texts.items()}
         for prompt, text in texts.items():
