@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
@@ -71,11 +72,18 @@ class ShardedStrategy(ModelParallelStrategy):
                 register_fsdp_forward_method(network, step)
 
 
+def is_sharded(trainer: DictConfig) -> bool:
+    """Say whether a config's trainer is `trainer=fsdp`."""
+    strategy = trainer.get("strategy")
+    return OmegaConf.is_dict(strategy) and str(strategy.get("_target_")).endswith(ShardedStrategy.__name__)
+
+
 def repeated_layers(network: nn.Module) -> list[nn.Module]:
     """Return what the outermost lists of modules hold: a transformer's layers."""
     lists = [name for name, module in network.named_modules() if isinstance(module, nn.ModuleList)]
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
-    return [layer for name in outer for layer in network.get_submodule(name) if any(True for _ in layer.parameters())]
+    layers = [layer for name in outer for layer in network.get_submodule(name).children()]
+    return [layer for layer in layers if list(layer.parameters())]
 
 
 def samples_here(trainer: Trainer) -> bool:

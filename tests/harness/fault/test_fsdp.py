@@ -1,6 +1,5 @@
 """Two gloo ranks, each with half of every weight: what they train is what one process trains, killed or not."""
 
-import csv
 import sys
 from collections.abc import Callable
 from pathlib import Path

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 
 def write(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> list[Path]:
@@ -24,9 +25,9 @@ def write(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> list[Path
     """
     tensors = {name: tensor for group in groups.values() for name, tensor in group.items()}
     numbers = {name: number for number, group in enumerate(groups.values(), start=1) for name in group}
-    writer = dcp.HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=numbers, save_distributed=True)
+    writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=numbers, save_distributed=True)
     try:
-        dcp.save(tensors, storage_writer=writer)
+        state_dict_saver.save(tensors, storage_writer=writer)
     except CheckpointException as error:
         refusals = [reason for reason, _ in error.failures.values() if isinstance(reason, OSError)]
         raise (refusals[0] if refusals else error) from error
@@ -48,7 +49,7 @@ def load(files: Sequence[Path], into: Mapping[str, Tensor]) -> None:
     """Fill tensors by their names in the files. Of one that is split over ranks, this rank reads its own part."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this process reads alone: nothing has to be agreed on
-        dcp.load(dict(into), storage_reader=_reader(files), no_dist=True)
+        state_dict_loader.load(dict(into), storage_reader=_reader(files), no_dist=True)
 
 
 def whole(files: Sequence[Path]) -> dict[str, Tensor]:
@@ -58,8 +59,8 @@ def whole(files: Sequence[Path]) -> dict[str, Tensor]:
     return tensors
 
 
-def _reader(files: Sequence[Path]) -> dcp.HuggingFaceStorageReader:
-    reader = dcp.HuggingFaceStorageReader(str(files[0].parent) if files else "")
+def _reader(files: Sequence[Path]) -> HuggingFaceStorageReader:
+    reader = HuggingFaceStorageReader(str(files[0].parent) if files else "")
     reader.fs = _Files(files)
     return reader
 

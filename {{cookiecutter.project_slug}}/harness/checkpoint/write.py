@@ -72,7 +72,7 @@ def write(
         kept, aliases = untie(weights)
         tensors: dict[str, Tensor] = {}
         tree = split(trainer, tensors, "trainer" if sharded else "")  # shards have one name space for both
-        groups = {WEIGHTS: kept, TRAINER_TENSORS: tensors}
+        groups = {TRAINER_TENSORS: tensors, WEIGHTS: kept}
         small = _small(temporary, tree, rng, extra or {}) if leads else ()
         written = itertools.chain((_sharded if sharded else _whole)(temporary, groups), small)
         flushed = on_all(lambda: _flushed(written))
@@ -80,7 +80,8 @@ def write(
         manifest = {**(about or {}), "schema": SCHEMA, "step": step, "sequence": sequence, "time": time.time()}
         # Not in the header of the weights: safetensors writes two keys in any order, and equal files are to be equal.
         manifest |= {"files": {name: file for files in flushed for name, file in files.items()}, "aliases": aliases}
-        return on_all(lambda: _publish(temporary, folder / f"step-{step:08d}", manifest) if leads else None)[0]
+        target = folder / f"step-{step:08d}"
+        return on_all(lambda: _publish(temporary, target, manifest) if leads else None)[0]  # type: ignore[return-value]
     except BaseException:
         if leads:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -122,7 +123,7 @@ def _begin(folder: Path, step: int) -> tuple[int, Path]:
 
 
 def _whole(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Path]:
-    for name, tensors in reversed(groups.items()):
+    for name, tensors in groups.items():
         yield _save_tensors(tensors, folder / name)
 
 
