@@ -1,5 +1,6 @@
 """Two gloo ranks, each with half of every weight: what they train is what one process trains, killed or not."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,12 @@ import pytest
 import torch
 from exactness import assert_same, logged, newest
 from faults import Dump, Fault, with_callback
+from places import HARNESS_TESTS, PATIENCE
 from processes import Process
 
 from conftest import overrides
 from harness.checkpoint import read
+from harness.checkpoint.ledger import read_ledger
 from harness.config.compose import compose
 from lm.models.build import build_model, model_config
 
@@ -147,3 +150,20 @@ def test_what_cannot_be_sharded_is_a_sentence_before_training(
     process = Process(tmp_path, [*words(corpus, tmp_path, *TWO, change), "run.name=run"])
     assert process.ended() != 0
     assert said in process.output and "Traceback" not in process.output
+
+
+def test_too_many_bad_steps_send_both_ranks_back(corpus: Path, tmp_path: Path) -> None:
+    fault = with_callback(Fault, kind="embedding", steps=[11, 12, 13], rank=1)
+    dump = with_callback(Dump, name="dump")
+    run = trained(corpus, tmp_path, *TWO, fault, dump, "callbacks.nan_guard.good_after=4")
+    assert [(entry.step, entry.to) for entry in read_ledger(run)] == [(15, 6)]
+    states = [torch.load(path, weights_only=True)["tensors"] for path in sorted(run.glob("rank*.pt"))]
+    assert all(tensor.isfinite().all() for tensors in states for tensor in tensors)
+
+
+def test_a_module_may_be_its_own_network_and_ranks_may_hold_unequal_validation(tmp_path: Path) -> None:
+    strategy = "trainer.strategy._target_=harness.sharding.ShardedStrategy"
+    program = [sys.executable, str(HARNESS_TESTS / "regressor.py"), str(tmp_path / "run"), "trainer.devices=2"]
+    done = subprocess.run([*program, strategy, "data.size=132"], timeout=PATIENCE, check=False)  # 17 and 16 of 33
+    assert done.returncode == 0
+    assert read.load_weights(newest(tmp_path / "run"))["layers.0.weight"].shape == (16, 1)
