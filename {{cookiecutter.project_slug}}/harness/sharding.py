@@ -103,7 +103,7 @@ def refuse_what_cannot_be_sharded(trainer: Trainer, module: Any) -> None:
     inside = {id(parameter) for parameter in module.network.parameters()}
     outside = [name for name, parameter in module.named_parameters() if id(parameter) not in inside]
     if averaging is not None:
-        reason, cure = f"{type(averaging).__name__} averages whole weights", "leave it out, callbacks.ema=null"
+        reason, cure = f"{type(averaging).__name__} averages whole weights", "leave that callback out"
     elif trainer.precision not in PRECISIONS:
         reason, cure = f"It has no trainer.precision={trainer.precision}", f"take one of {', '.join(PRECISIONS)}"
     elif outside:
