@@ -3,6 +3,7 @@
 Each layer's weights are gathered when it computes, and given back. A step is that of one process, up to rounding.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from harness.errors import UserError
+
+log = logging.getLogger(__name__)
 
 PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -95,7 +98,7 @@ def samples_here(trainer: Trainer) -> bool:
 
 
 def refuse_what_cannot_be_sharded(trainer: Trainer, module: Any) -> None:
-    """Raise UserError, before training, for what needs whole weights in one process."""
+    """Raise UserError, before training, for what needs whole weights in one process, and say what will be missing."""
     if not isinstance(trainer.strategy, ShardedStrategy):
         return
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
@@ -109,5 +112,8 @@ def refuse_what_cannot_be_sharded(trainer: Trainer, module: Any) -> None:
     elif outside:
         reason, cure = f"{outside[0]} is not in the module's `network`", "move it there"
     else:
+        log.info(
+            "trainer=fsdp: skipped steps keep their evidence but cannot be replayed; out of memory, a step is not repeated."
+        )
         return
     raise UserError(f"trainer=fsdp cannot train this run. {reason}.", cure=f"Either {cure}, or use trainer=ddp.")
