@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from harness.errors import UserError
+from harness.sharding import is_sharded
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ def pick(cfg: DictConfig, *, compile: object = False, flops: float = 0.0) -> Pic
     device, why_device = _device(cfg)
     precision, why_precision = _precision(str(cfg.trainer.get("precision", "auto")), device)
     compiled, why_compiled = _compile(compile, device, flops / FLOPS_PER_SECOND[device])
+    if compiled and is_sharded(cfg.trainer):
+        compiled, why_compiled = False, "not compiled (trainer=fsdp gathers weights in the middle of it)"
     if device == "cpu" and precision.startswith("32"):
         # AMD's CPUs take a slow path for fp32 unless oneDNN may choose (measured: 1.7 times, same accuracy). On Intel's
         # its choice is a tenth slower, and where there are bf16 matrix units it may lose digits.

@@ -23,6 +23,7 @@ from harness.batch import Batch, BatchFormat
 from harness.data.exact import ExactData
 from harness.nan.guard import Guard, StepDecision, StepGate, total_norm
 from harness.nan.precision import FallbackPrecision, LossScale
+from harness.sharding import ShardedStrategy, repeated_layers
 from harness.step.loss_window import LossWindow, Mean
 from harness.step.oom_retry import MicrobatchSplitter
 
@@ -81,7 +82,17 @@ class GuardedModule(LightningModule):
         labels = torch.as_tensor(labels, dtype=torch.float32, device=total.device)
         self._validation += torch.stack((total.float(), labels)).to(self._validation)
 
+    def sharded_layers(self) -> list[nn.Module]:
+        """Return the modules whose weights `trainer=fsdp` gathers one after the other; each has to be called, not only
+        read. By default what the outermost lists of modules hold, as a transformer's list of layers."""
+        return repeated_layers(self.network)
+
     # What Lightning calls.
+
+    def configure_model(self) -> None:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy):
+            strategy.shard(self.network, self.sharded_layers(), str(self.trainer.precision))
 
     def backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
         scale = torch.ones_like(loss) * self._loss_scale.to(loss.device) if self._loss_scale else None

@@ -30,6 +30,7 @@ from harness.nan.precision import FallbackPrecision
 from harness.run.facts import RunFacts
 from harness.run.folder import Run
 from harness.run.signals import listening
+from harness.sharding import refuse_what_cannot_be_sharded
 from harness.step.oom_retry import out_of_memory
 from harness.telemetry import logs
 from harness.telemetry.loggers import build_loggers, count_from_one
@@ -120,6 +121,7 @@ def build_trainer(cfg: DictConfig, picks: Picks, run: Run, point: Checkpoint | N
         enable_checkpointing=False,  # no ModelCheckpoint besides ours
         _convert_="all",
     )
+    refuse_what_cannot_be_sharded(trainer, module)
     count_from_one(trainer)
     return trainer
 

@@ -49,8 +49,7 @@ def train(cfg: DictConfig) -> float | None:
         picks = pick_hardware(cfg, config, steps, run)
         module = build_module(cfg, config, data, picks, steps)
         loss = fit(cfg, run, module, data, picks, point)
-        if module.global_rank == 0:
-            print_summary(run.folder, module.model, data.tokenizer, loss, context=data.context, prompt=cfg.data.prompt)
+        print_summary(run.folder, module.model, data.tokenizer, loss, context=data.context, prompt=cfg.data.prompt)
         return loss
 
 

@@ -20,7 +20,7 @@ from harness.checkpoint import keep, read
 from harness.checkpoint.finite import first_non_finite, training_states
 from harness.checkpoint.io import DurableIO
 from harness.checkpoint.preflight import preflight
-from harness.distributed import all_reduce_max
+from harness.distributed import all_gather, all_reduce_max
 from harness.errors import Stopped, UserError
 from harness.run.signals import requests
 from harness.telemetry import events
@@ -135,7 +135,8 @@ class DurableCheckpoint(Callback):
     def _about(self, trainer: Trainer, reason: str) -> dict[str, Any]:
         """Return what the manifest says of this checkpoint alone: why it was made, and how good it is."""
         scored_step, score = self._score
-        bad = first_non_finite(training_states(trainer.lightning_module, trainer.optimizers))
+        seen = first_non_finite(training_states(trainer.lightning_module, trainer.optimizers))
+        bad = next(filter(None, all_gather(seen, trainer)), "")  # each rank sees what it holds
         if bad:
             log.warning("Step %d: %s has values that are not finite. No rollback goes here.", trainer.global_step, bad)
             events.emit("not_finite", trainer.global_step, {"where": bad}, warning=True)

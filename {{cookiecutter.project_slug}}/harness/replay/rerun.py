@@ -21,6 +21,7 @@ from harness.ranks import rank
 from harness.replay.diagnosis import Diagnosis, show
 from harness.replay.watch import Reached
 from harness.run import folder as run_folder
+from harness.sharding import is_sharded
 
 # Of our own callbacks those that training depends on. The user's own all stay: they may be part of what happened.
 NEEDED = ("checkpoint", "nan_guard", "progress")
@@ -35,6 +36,11 @@ def rerun(bundle: Path, train: Callable[[DictConfig], Any], trust: Sequence[str]
     if cfg.trainer.get("num_nodes", 1) > 1:
         raise UserError(
             "This run had several nodes, and a replay has one: the ranks of the others would be missing.",
+            cure=f"What each rank knew is in {bundle.as_posix()}: incident*.json, text-rank*.txt.",
+        )
+    if is_sharded(cfg.trainer):
+        raise UserError(
+            "This run was sharded (trainer=fsdp), and a replay needs whole weights in one process.",
             cure=f"What each rank knew is in {bundle.as_posix()}: incident*.json, text-rank*.txt.",
         )
     checkpoint = starting_point(folder, facts)
