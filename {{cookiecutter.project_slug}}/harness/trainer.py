@@ -22,6 +22,7 @@ from harness.callbacks.exact_resume import ExactResume
 from harness.checkpoint.io import DurableIO
 from harness.checkpoint.read import Checkpoint
 from harness.checkpoint.start import start_weights
+from harness.config.global_batch import accumulation
 from harness.data.exact import ExactData
 from harness.errors import Stopped, UserError
 from harness.hardware import Picks, native_precision, world_size
@@ -57,6 +58,23 @@ def attempt(cfg: DictConfig) -> Iterator[Run]:
             run.close("failed", error=f"{type(error).__name__}: {error}")
             raise
         run.close("finished")
+
+
+def spread_step(cfg: DictConfig, *, row: int = 1, unit: str = "rows") -> None:
+    """Where `data.global_batch` is set, let `trainer.accumulate_grad_batches` follow from it and from what is here, and
+    say so. A whole `trainer.val_check_interval` counts optimizer steps then: they are what is the same everywhere.
+
+    row: how many `unit` a row has.
+    """
+    if not (whole := cfg.data.get("global_batch")):
+        return
+    ranks = world_size(cfg.trainer)
+    cfg.trainer.accumulate_grad_batches = count = accumulation(cfg, ranks=ranks, row=row)
+    if isinstance(every := cfg.trainer.get("val_check_interval"), int):
+        cfg.trainer.val_check_interval = every * count
+    parts = ((ranks, "rank", "s"), (cfg.data.batch_size, "row", "s"), (count, "micro-batch", "es"))
+    spread = " x ".join(f"{number} {name}{ending * (number != 1)}" for number, name, ending in parts)
+    log.info("%s %s a step: %s%s", f"{whole:,}", unit, spread, f" of {row}" * (row != 1))
 
 
 def total_steps(trainer: DictConfig, data: ExactData) -> int:

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from harness.checkpoint.resume import starting_point
 from harness.hardware import Picks, pick, world_size
 from harness.run.folder import Run
-from harness.trainer import attempt, fit, limits, total_steps
+from harness.trainer import attempt, fit, limits, spread_step, total_steps
 from lm.batch import TokenBatch
 from lm.data.prepare import validation_source
 from lm.data.show import show
@@ -26,13 +26,14 @@ from lm.summary import print_summary
 log = logging.getLogger(__name__)
 
 # Keys of conf/data/ that others read; all others are arguments of the data module.
-NOT_ARGUMENTS = {"name", "path", "val_path", "column", "on_bad", "prompt"}
+NOT_ARGUMENTS = {"name", "path", "val_path", "column", "on_bad", "prompt", "global_batch"}
 
 
 def train(cfg: DictConfig) -> float | None:
     """Train, or continue, the run of `cfg`. Returns its validation loss in nats, for sweepers that minimize."""
     with attempt(cfg) as run:
         config = model_config(cfg.model)
+        spread_step(cfg, row=context_length(cfg.model, config), unit="tokens")
         data = build_data(cfg, config)
         if cfg.debug.show_data:
             show(data, windows=cfg.debug.show_data)

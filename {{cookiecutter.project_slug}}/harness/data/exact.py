@@ -58,14 +58,20 @@ class ExactData(LightningDataModule):
 
     def realign(self, checkpoint: dict[str, Any]) -> None:
         """Let Lightning's counters of a checkpoint agree with its cursor where another batch size, accumulation or
-        number of devices goes on: they count batches, the cursor counts windows."""
+        number of devices goes on: they count batches, the cursor counts windows. They become what they would be had the
+        whole run been as it is now, so that validation comes at the same optimizer steps."""
         size, accumulate = self._trained_windows(), self.trainer.accumulate_grad_batches  # type: ignore[union-attr]
         global_batch = self.batch_size * self._world
         batches = batches_per_epoch(size, global_batch, accumulate, self.trainer.limit_train_batches)  # type: ignore[union-attr]
-        done = int(checkpoint[type(self).__qualname__]["windows"]) // global_batch % batches
-        current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-        if current["processed"] != done:
-            current.update(ready=done, started=done, processed=done, completed=done - 1)
+        state, progress = (
+            checkpoint[type(self).__qualname__],
+            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"],
+        )
+        done = int(state["windows"]) // global_batch
+        for counters, count in ((progress["total"], done), (progress["current"], done % batches)):
+            if counters["processed"] != count:
+                counters.update(ready=count, started=count, processed=count, completed=count - 1)
+        state["batches"] = progress["total"]["processed"]
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         # In this process and not in collate: one message for all workers, and an error without a worker's traceback.
