@@ -18,7 +18,7 @@ from harness.config.identity import difference, digest, free_changes, other_expe
 from harness.config.secrets import hidden_in_report, masked
 from harness.errors import UserError
 from harness.files import Unreadable, numbered, parsed, recovered, set_aside, write_whole
-from harness.ranks import ATTEMPT, STARTED, launch, rank, wait_for
+from harness.ranks import ATTEMPT, STARTED, end_with_rank_0, launch, rank, tell_children, wait_for
 from harness.run import diary as diaries
 from harness.run.diary import Diary
 from harness.run.lock import locked
@@ -73,6 +73,7 @@ class Run:
         """Make or reopen the folder of `cfg`, lock it, and write down this attempt."""
         folder, fresh = Path(cfg.run.dir), cfg.resume == "never"
         if rank() > 0:
+            end_with_rank_0()
             return cls(folder, wait_for(lambda: _diary_of_rank_0(folder), f"{folder}"), lock=None, fresh=fresh)
         folder.mkdir(parents=True, exist_ok=True)
         lock = locked(folder)
@@ -92,7 +93,7 @@ class Run:
         self.diary |= {"identity": digest(cfg), "status": "running", "sources": code}
         attempt = diaries.attempt_facts(diaries.next_attempt(self.diary)) | {"changes": changes}
         self.diary["attempts"].append(attempt)
-        os.environ[ATTEMPT] = str(self.attempt)
+        tell_children(self.attempt)
         self._write_if_possible(CONFIG, saved.text(cfg))
         self._write_diary()
 
