@@ -1,16 +1,19 @@
 """`data.global_batch`: an optimizer step of a fixed size, however many devices share it."""
 
 import pytest
+import torch
 from exactness import logged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from step_record import STEP_RECORD, Step, recorded
 
+from harness import batch_size
 from harness.config.check import check
 from harness.config.global_batch import accumulation
 from harness.config.identity import default_name
 from harness.data.order import TrainingOrder
 from harness.errors import UserError
+from harness.run import folder as run_folder
 
 LAYOUTS = [(1, 1), (1, 6), (2, 3), (3, 2), (4, 1), (6, 2), (12, 1)]  # ranks, rows; of 12 windows a step
 
@@ -87,3 +90,39 @@ def test_another_micro_batch_goes_on_with_the_same_run(train, caplog) -> None:
 def assert_close(ours: list[Step], theirs: list[Step]) -> None:
     assert len(ours) == len(theirs)
     assert [step.loss for step in ours] == pytest.approx([step.loss for step in theirs], rel=0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most", "found"),
+    [
+        ({1: 1.0, 2: 1.2, 4: 1.4, 8: None}, 64, 4),  # no memory for 8
+        ({1: 1.0, 2: 1.2, 4: 2.0, 8: 4.0}, 64, 4),  # 8 are no faster, a row
+        ({1: 1.0, 2: 1.2, 4: 1.4, 8: 1.6}, 6, 4),
+        ({1: 30.0}, 64, 1),  # two steps of 2 would take longer than anybody waits
+    ],
+)
+def test_rows_double_until_it_gains_nothing(monkeypatch, seconds: dict[int, float], most: int, found: int) -> None:
+    monkeypatch.setattr(batch_size, "_timed", lambda _, rows: seconds[rows])
+    assert batch_size.rows_that_fit(lambda _: None, "cpu", most) == found
+
+
+def test_a_single_row_that_does_not_fit_is_said() -> None:
+    def full(_: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(UserError, match="single row"):
+        batch_size.rows_that_fit(full, "cpu", 8)
+
+
+def test_the_batch_size_that_was_found_is_kept(train, caplog, monkeypatch) -> None:
+    caplog.set_level("INFO")
+    base = ("data.global_batch=192", "trainer.max_steps=3", STEP_RECORD, "scheduler=constant")  # 12 rows
+    tried = train(*base, "data.batch_size=auto")
+    found = run_folder.read(tried)["batch_size"]
+    spread = next(rows for rows in range(found, 0, -1) if 12 % rows == 0)
+    assert f"192 tokens a step: 1 rank x {spread} row" in caplog.text
+    named = train(*base, f"data.batch_size={spread}", "run.name=named")
+    assert recorded(named) == recorded(tried)  # what was tried has left no trace
+    monkeypatch.setattr("harness.trainer.rows_that_fit", None)
+    assert train("data.batch_size=auto", *base, "trainer.max_steps=5") == tried
+    assert len(recorded(tried)) == 5

@@ -102,7 +102,8 @@ class GuardedModule(LightningModule):
 
         def backward_and_close() -> Any:
             loss = backward()
-            self.splitter.close(self.parameters(), self.trainer.global_step + 1)
+            self.splitter.agree(self.parameters(), self.trainer.global_step + 1)
+            self.splitter.close()
             mean = self.window.close(self.trainer.accumulate_grad_batches)
             self.mean = mean._replace(factor=mean.factor / scale.scale) if (scale := self._loss_scale) else mean
             return loss

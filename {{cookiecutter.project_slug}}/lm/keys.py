@@ -61,7 +61,7 @@ class Data(Section):
     val_fraction: Annotated[Share, Le(0.5)] = extra("the share of the documents held out for validation; 0 for none")
     val_path: Text | None = extra("validation text of its own: a path as `path`; then nothing is held out")
     tokenizer: dict[Any, Any] = extra("a `kind` (bpe, bytes, characters) that is trained, or a `path` taken as it is")
-    batch_size: Positive = key("the sequences per micro-batch and device")
+    batch_size: Positive | Literal["auto"] = key("the sequences per micro-batch and device; auto tries what fits")
     global_batch: Positive | None = extra("the tokens of an optimizer step over all devices; null: as these make it")
     num_workers: Count = extra("the number of loader processes; 0 loads in the training process")
     prompt: str = key("what samples and generate.py continue; an empty one begins a document")

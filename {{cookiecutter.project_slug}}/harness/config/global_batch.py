@@ -13,6 +13,8 @@ from harness.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+AUTO = "auto"  # of data.batch_size
+
 
 def ranks_named(trainer: "DictConfig") -> int | None:
     """Return how many ranks train, from a launcher's environment or from Lightning's `devices` and `num_nodes`; None
@@ -47,16 +49,10 @@ def complaints(cfg: "DictConfig", row: int | None) -> Iterator[str]:
 def accumulation(cfg: "DictConfig", *, ranks: int, row: int = 1) -> int:
     """Return how many micro-batches of `data.batch_size` rows each rank has in a step. Raises UserError, with the
     nearest values that work."""
-    whole, rows, typed = cfg.data.global_batch, cfg.data.batch_size, cfg.trainer.get("accumulate_grad_batches") or 1
-    said = f"data.global_batch={whole}"
-    if whole % row or not whole:
-        below = whole // row * row
-        near = f"{below} and {below + row} are" if below else f"{row} is"
-        raise UserError(f"{said} is not a whole number of rows of {row}.", cure=f"The nearest: {near}.")
-    if (whole // row) % ranks:
-        cure = f"{_nearest(whole // row, ranks)} can share them."
-        raise UserError(f"{said} is {whole // row} rows a step, which {ranks} ranks cannot share evenly.", cure=cure)
-    each = whole // row // ranks
+    each, said = rows_each(cfg, ranks=ranks, row=row), f"data.global_batch={cfg.data.global_batch}"
+    rows, typed = cfg.data.batch_size, cfg.trainer.get("accumulate_grad_batches") or 1
+    if rows == AUTO:
+        return 1  # a number that divides is found later
     if each % rows:
         raise UserError(
             f"{said} gives each rank {each} rows a step, which are no whole number of data.batch_size={rows}.",
@@ -67,6 +63,25 @@ def accumulation(cfg: "DictConfig", *, ranks: int, row: int = 1) -> int:
             f"trainer.accumulate_grad_batches={typed}, and with {said} it is {each // rows}.", cure="Leave it out."
         )
     return each // rows
+
+
+def rows_each(cfg: "DictConfig", *, ranks: int, row: int = 1) -> int:
+    """Return how many rows each rank has in a step. Raises UserError, with the nearest values that work."""
+    whole = cfg.data.global_batch
+    said = f"data.global_batch={whole}"
+    if whole % row or not whole:
+        below = whole // row * row
+        near = f"{below} and {below + row} are" if below else f"{row} is"
+        raise UserError(f"{said} is not a whole number of rows of {row}.", cure=f"The nearest: {near}.")
+    if (whole // row) % ranks:
+        cure = f"{_nearest(whole // row, ranks)} can share them."
+        raise UserError(f"{said} is {whole // row} rows a step, which {ranks} ranks cannot share evenly.", cure=cure)
+    return int(whole // row // ranks)
+
+
+def at_most(number: int, most: int) -> int:
+    """Return the largest divisor of `number` that is not above `most`."""
+    return max(n for n in range(1, min(number, most) + 1) if number % n == 0)
 
 
 def _nearest(number: int, wanted: int) -> str:

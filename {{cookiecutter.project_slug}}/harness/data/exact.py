@@ -1,7 +1,7 @@
 """The data of a run as Lightning asks for them, in an order that depends on nothing but the seed and the cursor."""
 
 from collections.abc import Sized
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lightning.pytorch import LightningDataModule
 from torch import Generator
@@ -14,16 +14,17 @@ class ExactData(LightningDataModule):
     """Inherit, and set `train_set` and `val_set` (None for no validation): map-style datasets whose item depends on its
     index alone. `connect` is the place for what is known only later; `collate` makes a batch of rows.
 
-    batch_size: rows of a micro-batch on one device. seed: of the order. num_workers: loader processes; any number
-    gives the same order. The whole state is the cursor: windows trained by all ranks since the beginning.
+    batch_size: rows of a micro-batch on one device; for auto 1, until `settle_batch_size` has found it. seed: of the
+    order. num_workers: loader processes; any number gives the same order. The whole state is the cursor: windows
+    trained by all ranks since the beginning.
     """
 
     train_set: Dataset[Any]
     val_set: Dataset[Any] | None = None
 
-    def __init__(self, *, batch_size: int, seed: int = 0, num_workers: int = 0) -> None:
+    def __init__(self, *, batch_size: int | Literal["auto"], seed: int = 0, num_workers: int = 0) -> None:
         super().__init__()
-        self.batch_size = batch_size
+        self.batch_size = 1 if batch_size == "auto" else batch_size
         self.seed = seed
         self.num_workers = num_workers
         self._restored = {"windows": 0, "batches": 0}

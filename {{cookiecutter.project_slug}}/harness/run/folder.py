@@ -6,6 +6,7 @@ manifest of the newest checkpoint knows which run and which experiment this is.
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -101,6 +102,15 @@ class Run:
         """Add facts to this attempt's entry: what was picked, what hardware it ran on."""
         self.diary["attempts"][-1] |= facts
         self._write_diary()
+
+    def settled(self, name: str, find: Callable[[], Any]) -> Any:
+        """Return what the run has under `name`: found once, by rank 0, and kept for all ranks and attempts."""
+        if rank() > 0:
+            return wait_for(lambda: (_diary_of_rank_0(self.folder) or {}).get(name), f"{self.folder} with its {name}")
+        if name not in self.diary:
+            self.diary[name] = find()
+            self._write_diary()
+        return self.diary[name]
 
     def note_result(self, step: int, val_loss: float | None, limits: dict[str, Any]) -> None:
         """Write down that the run is complete after `step` optimizer steps, within which limits, and how good it is."""

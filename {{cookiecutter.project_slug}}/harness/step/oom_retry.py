@@ -123,19 +123,22 @@ class MicrobatchSplitter:
             self._halve(number)
             self._window.pop()
 
-    def close(self, parameters: Iterable[nn.Parameter], number: int) -> None:
-        """End the window: its gradients are complete, on every rank."""
+    def close(self) -> None:
+        """End the window: its gradients are complete."""
+        self._window.clear()
+
+    def agree(self, parameters: Iterable[nn.Parameter], number: int) -> None:
+        """Complete the gradients of a window on every rank, before it is closed."""
         if self.ranks is not None:
             while self.ranks.one_failed(self._failed):
                 self._again(self.ranks, number)
             if self.pieces > 1:
                 self.ranks.average(parameters)
-        self._window.clear()
 
     def _again(self, ranks: MemoryAgreement, number: int) -> None:
         ranks.exchange_afterwards()
         self._forget()
-        self._halve(number)
+        self._halve(number, agreed=True)
         self._failed = False
         try:
             self._rest(self._window, 0)
@@ -145,9 +148,9 @@ class MicrobatchSplitter:
                 raise
         self._give_up()
 
-    def _halve(self, number: int) -> None:
+    def _halve(self, number: int, *, agreed: bool = False) -> None:
         rows = self.format.rows(self._window[-1])
-        if self.ranks is None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        if not agreed and torch.distributed.is_available() and torch.distributed.is_initialized():
             # The other ranks wait in an all-reduce that this one cannot join a second time.
             raise UserError(
                 "This rank ran out of memory. On one device, or with trainer=ddp, the batch would be cut into smaller "
