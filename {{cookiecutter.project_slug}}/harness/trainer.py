@@ -85,12 +85,9 @@ def settle_batch_size(
     found = run.settled("batch_size", find)
     free_memory()
     cfg.data.batch_size = data.batch_size = at_most(each, found) if whole else found
-    other = (
-        "which leaves the experiment as it is"
-        if whole
-        else ("which is part of the experiment, and another machine may find another: data.global_batch fixes the step")
-    )
-    log.info("data.batch_size=auto: %d rows, %s", cfg.data.batch_size, other)
+    log.info("data.batch_size=auto: %d rows, which suit this machine", cfg.data.batch_size)
+    if not whole:
+        log.info("It is part of the experiment, and elsewhere another: data.global_batch fixes what a step is")
 
 
 def spread_step(cfg: DictConfig, *, row: int = 1, unit: str = "rows") -> None:

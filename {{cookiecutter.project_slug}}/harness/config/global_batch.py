@@ -4,7 +4,6 @@ whole  what a step has in all: rows, or what a row has `row` of (the tokens of a
 """
 
 import os
-from bisect import bisect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 AUTO = "auto"  # of data.batch_size
+FAR = 10_000  # numbers that are looked at for a divisor: nobody waits for more
 
 
 def ranks_named(trainer: "DictConfig") -> int | None:
@@ -85,7 +85,7 @@ def at_most(number: int, most: int) -> int:
 
 
 def _nearest(number: int, wanted: int) -> str:
-    """Return the divisors of `number` on both sides of `wanted`, `2 or 4`."""
-    divisors = [n for n in range(1, number + 1) if number % n == 0]
-    place = bisect(divisors, wanted)
-    return " or ".join(map(str, divisors[max(0, place - 1) : place + 1]))
+    """Return the divisors of `number` on both sides of `wanted`, `2 or 4`, as far as they are near."""
+    sides = range(min(wanted, number), 0, -1), range(wanted + 1, number + 1)
+    found = [next((n for n in side[:FAR] if number % n == 0), None) for side in sides]
+    return " or ".join(str(n) for n in found if n) or "1"
