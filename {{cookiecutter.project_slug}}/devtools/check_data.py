@@ -166,7 +166,7 @@ def lengths(data: Prepared, split: str, context: int, cfg: DictConfig) -> Iterat
 def rows(dataset: "Windows | Rows", split: str, cfg: DictConfig) -> Iterator[CheckResult]:
     from lm.batch import NO_LABEL
 
-    if split == "train" and len(dataset) < cfg.data.batch_size:
+    if split == "train" and cfg.data.batch_size != "auto" and len(dataset) < cfg.data.batch_size:
         cure = "Use more text, or lower data.batch_size."
         yield failure("batches", f"{split}: {len(dataset)} rows do not fill a batch of {cfg.data.batch_size}.", cure)
         return

@@ -11,6 +11,7 @@ PUBLIC = {
     "BatchFormat": "harness.batch",  # inherit to say more of your batches: how large, what is in them, how to show one
     "attempt": "harness.trainer",  # surround a training: the run's folder, log, signals, seeds
     "limits": "harness.trainer",  # what a result is complete for
+    "spread_step": "harness.trainer",  # let accumulation follow from data.global_batch
     "total_steps": "harness.trainer",  # how many optimizer steps a run has
     "starting_point": "harness.checkpoint.resume",  # the checkpoint to go on from
     "pick": "harness.hardware",  # device, precision and compilation, where they are `auto`
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from harness.hardware import pick
     from harness.module import GuardedModule
     from harness.telemetry.events import emit
-    from harness.trainer import attempt, fit, limits, total_steps
+    from harness.trainer import attempt, fit, limits, spread_step, total_steps
 
 __all__ = [
     "Batch",
@@ -45,6 +46,7 @@ __all__ = [
     "limits",
     "pick",
     "run_command",
+    "spread_step",
     "starting_point",
     "total_steps",
 ]

@@ -1,7 +1,6 @@
 """What `auto` means on this machine: device, precision, compilation, number of ranks. Each pick has its reason."""
 
 import logging
-import os
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from harness.config.global_batch import ranks_named
 from harness.errors import UserError
 from harness.sharding import is_sharded
 
@@ -82,18 +82,10 @@ def refuse_missing_devices(cfg: DictConfig) -> None:
 
 def world_size(trainer: DictConfig) -> int:
     """Return how many ranks train, from Lightning's `devices` and `num_nodes` or from a launcher's environment."""
-    if os.environ.get("WORLD_SIZE", "").isdecimal():
-        return int(os.environ["WORLD_SIZE"])
-    devices = trainer.get("devices", "auto")
+    if (named := ranks_named(trainer)) is not None:
+        return named
     on_gpus = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    here = torch.cuda.device_count() if on_gpus else 1
-    if OmegaConf.is_list(devices):
-        count = len(devices)
-    elif isinstance(devices, str) and "," in devices:
-        count = len([name for name in devices.split(",") if name.strip()])
-    else:
-        count = here if devices in ("auto", -1, "-1") else int(devices)
-    return count * int(trainer.get("num_nodes") or 1)
+    return (torch.cuda.device_count() if on_gpus else 1) * int(trainer.get("num_nodes") or 1)
 
 
 def best_device() -> str:

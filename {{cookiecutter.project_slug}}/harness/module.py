@@ -10,6 +10,7 @@ the norm of its true gradient, the decision (pass, clip or skip), the optimizer.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
@@ -24,6 +25,7 @@ from harness.data.exact import ExactData
 from harness.nan.guard import Guard, StepDecision, StepGate, total_norm
 from harness.nan.precision import FallbackPrecision, LossScale
 from harness.sharding import ShardedStrategy, repeated_layers
+from harness.step.agreement import MemoryAgreement
 from harness.step.loss_window import LossWindow, Mean
 from harness.step.oom_retry import MicrobatchSplitter
 
@@ -111,6 +113,7 @@ class GuardedModule(LightningModule):
 
         def backward_and_close() -> Any:
             loss = backward()
+            self.splitter.agree(self.parameters(), self.trainer.global_step + 1)
             self.splitter.close()
             mean = self.window.close(self.trainer.accumulate_grad_batches)
             self.mean = mean._replace(factor=mean.factor / scale.scale) if (scale := self._loss_scale) else mean
@@ -147,11 +150,19 @@ class GuardedModule(LightningModule):
         self.log("val/loss", (total / labels.clamp(min=1)).float())
         self.validated_at = self.trainer.global_step
 
+    def on_train_start(self) -> None:
+        self.splitter.ranks = MemoryAgreement.among(self.trainer)
+        if self.splitter.ranks and self.splitter.pieces > 1:
+            self.splitter.ranks.exchange_afterwards()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["pieces"] = self.splitter.pieces  # what ran out of memory once would do so again
+        # What ran out of memory once would do so again.
+        checkpoint["pieces"], checkpoint["pieces_of"] = self.splitter.pieces, self._batch_size
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.splitter.pieces = checkpoint.get("pieces", 1)
+        if (pieces := checkpoint.get("pieces", 1)) > 1:
+            fitting = math.ceil(checkpoint.get("pieces_of", self._batch_size) / pieces)
+            self.splitter.pieces = math.ceil(self._batch_size / fitting)
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
         if isinstance(data, ExactData):
             data.realign(checkpoint)
@@ -161,6 +172,10 @@ class GuardedModule(LightningModule):
         """What learns: `self.model`, or the whole module where it has none. Weights are stored under its names."""
         model = getattr(self, "model", None)
         return model if isinstance(model, nn.Module) else self
+
+    @property
+    def _batch_size(self) -> int:
+        return getattr(self.trainer.datamodule, "batch_size", 1)  # type: ignore[attr-defined]  # set by Lightning
 
     @property
     def _loss_scale(self) -> LossScale | None:

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from harness.checkpoint.resume import starting_point
 from harness.hardware import Picks, pick, world_size
 from harness.run.folder import Run
-from harness.trainer import attempt, fit, limits, total_steps
+from harness.trainer import attempt, fit, limits, settle_batch_size, spread_step, total_steps
 from lm.batch import TokenBatch
 from lm.data.prepare import validation_source
 from lm.data.show import show
@@ -26,14 +26,21 @@ from lm.summary import print_summary
 log = logging.getLogger(__name__)
 
 # Keys of conf/data/ that others read; all others are arguments of the data module.
-NOT_ARGUMENTS = {"name", "path", "val_path", "column", "on_bad", "prompt"}
+NOT_ARGUMENTS = {"name", "path", "val_path", "column", "on_bad", "prompt", "global_batch"}
 
 
 def train(cfg: DictConfig) -> float | None:
     """Train, or continue, the run of `cfg`. Returns its validation loss in nats, for sweepers that minimize."""
     with attempt(cfg) as run:
         config = model_config(cfg.model)
+        context = context_length(cfg.model, config)
         data = build_data(cfg, config)
+
+        def to_try(picks: Picks) -> LmModule:
+            return build_module(cfg, config, data, with_attention(picks, cfg, context), steps=1)
+
+        settle_batch_size(cfg, run, data, to_try, row=context)
+        spread_step(cfg, row=context, unit="tokens")
         if cfg.debug.show_data:
             show(data, windows=cfg.debug.show_data)
             return None
@@ -76,13 +83,19 @@ def pick_hardware(cfg: DictConfig, config: PretrainedConfig | None, steps: int, 
     batch = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches * world_size(cfg.trainer)  # rows of a step
     # Six floating-point operations a parameter and token: Kaplan et al. 2020.
     picks = pick(cfg, compile=cfg.model.compile, flops=6.0 * parameters * steps * batch * context)
-    asked, fix = str(cfg.model.attention), bool(cfg.trainer.mps_fix)
-    picks.attention, why = pick_attention(asked, picks.device, picks.precision, context, mps_fix=fix)
-    picks.reasons.insert(2, why)
+    with_attention(picks, cfg, context)
     numbers = (f"{number:,}" for number in (parameters, steps, batch * context))
     log.info("%s: %s parameters, %s steps of %s tokens", run.folder.name, *numbers)
     log.info("%s", picks)
     run.note(picks=picks.reasons, parameters=parameters)
+    return picks
+
+
+def with_attention(picks: Picks, cfg: DictConfig, context: int) -> Picks:
+    """Return `picks` with the attention kernel."""
+    asked, fix = str(cfg.model.attention), bool(cfg.trainer.mps_fix)
+    picks.attention, why = pick_attention(asked, picks.device, picks.precision, context, mps_fix=fix)
+    picks.reasons.insert(2, why)
     return picks
 
 

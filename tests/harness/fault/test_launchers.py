@@ -50,3 +50,15 @@ def test_the_ranks_of_torchrun_agree_on_a_fresh_folder(torchrun, tmp_path: Path)
     torchrun("run.name=x", "resume=never")
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["x", "x-2"]
     assert newest(tmp_path / "runs" / "x-2").manifest["ranks"] == 2
+
+
+def test_a_multirun_has_its_ranks_in_each_job(command, small: list[str], tmp_path: Path) -> None:
+    sweep = ("optimizer.lr=1e-3,3e-4", "launcher.jobs=2", "sweep.name=ranks")
+    done = command("train.py", "-m", *small, *RUN, *sweep, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    runs = sorted(path.parent for path in (tmp_path / "runs" / "ranks").glob("*/run.json"))
+    assert [newest(run).manifest["ranks"] for run in runs] == [2, 2]
+    assert [newest(run).step for run in runs] == [3, 3]
+    again = command("train.py", "-m", *small, *RUN, *sweep, OMP_NUM_THREADS="1")
+    assert again.returncode == 0, again.stderr
+    assert [len(run_folder.read(run)["attempts"]) for run in runs] == [1, 1]  # finished, and so not started

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -26,6 +27,10 @@ TRAINER_IDENTITY = (
     "precision", "devices", "num_nodes", "strategy", "accumulate_grad_batches", "limit_train_batches",
     "overfit_batches",
 )  # fmt: skip
+# A step of `data.global_batch` is the same however it is spread: these leave the experiment where that is set.
+SPREAD = (
+    "data.batch_size", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accumulate_grad_batches",
+)  # fmt: skip
 # Part of the experiment, and yet what our own advice says to change on a run: after running out of memory, or after NaN
 # in half precision. Such a run goes on, and what was changed is said and written down. The hash in a default name
 # changes with them, so that the run has to be named: run.name=….
@@ -45,7 +50,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(container, dict)
     # Left out before resolving, so that a kept key which interpolates one left out does not carry it in.
-    kept = _without(container)
+    data = container.get("data")
+    kept = _without(container, SPREAD if isinstance(data, dict) and data.get("global_batch") else ())
     text = repr(kept)
     if text not in _identities or "oc.env" in text:  # of which the value may have changed
         # A renewed password does not make another experiment, and a saved config has only its mask.
@@ -126,11 +132,11 @@ def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     ]
 
 
-def _without(node: Any, prefix: str = "") -> Any:
+def _without(node: Any, more: Sequence[str], prefix: str = "") -> Any:
     if not isinstance(node, dict):
         return node
     return {
-        key: None if _left_out(f"{prefix}{key}") else _without(value, f"{prefix}{key}.")
+        key: None if (name := f"{prefix}{key}") in more or _left_out(name) else _without(value, more, f"{name}.")
         for key, value in node.items()
         if prefix or key != "hydra"
     }

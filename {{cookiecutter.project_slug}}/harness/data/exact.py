@@ -1,7 +1,7 @@
 """The data of a run as Lightning asks for them, in an order that depends on nothing but the seed and the cursor."""
 
 from collections.abc import Sized
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lightning.pytorch import LightningDataModule
 from torch import Generator
@@ -14,16 +14,17 @@ class ExactData(LightningDataModule):
     """Inherit, and set `train_set` and `val_set` (None for no validation): map-style datasets whose item depends on its
     index alone. `connect` is the place for what is known only later; `collate` makes a batch of rows.
 
-    batch_size: rows of a micro-batch on one device. seed: of the order. num_workers: loader processes; any number
-    gives the same order. The whole state is the cursor: windows trained by all ranks since the beginning.
+    batch_size: rows of a micro-batch on one device; for auto 1, until `settle_batch_size` has found it. seed: of the
+    order. num_workers: loader processes; any number gives the same order. The whole state is the cursor: windows
+    trained by all ranks since the beginning.
     """
 
     train_set: Dataset[Any]
     val_set: Dataset[Any] | None = None
 
-    def __init__(self, *, batch_size: int, seed: int = 0, num_workers: int = 0) -> None:
+    def __init__(self, *, batch_size: int | Literal["auto"], seed: int = 0, num_workers: int = 0) -> None:
         super().__init__()
-        self.batch_size = batch_size
+        self.batch_size = 1 if batch_size == "auto" else batch_size
         self.seed = seed
         self.num_workers = num_workers
         self._restored = {"windows": 0, "batches": 0}
@@ -58,14 +59,20 @@ class ExactData(LightningDataModule):
 
     def realign(self, checkpoint: dict[str, Any]) -> None:
         """Let Lightning's counters of a checkpoint agree with its cursor where another batch size, accumulation or
-        number of devices goes on: they count batches, the cursor counts windows."""
+        number of devices goes on: they count batches, the cursor counts windows. They become what they would be had the
+        whole run been as it is now, so that validation comes at the same optimizer steps."""
         size, accumulate = self._trained_windows(), self.trainer.accumulate_grad_batches  # type: ignore[union-attr]
         global_batch = self.batch_size * self._world
         batches = batches_per_epoch(size, global_batch, accumulate, self.trainer.limit_train_batches)  # type: ignore[union-attr]
-        done = int(checkpoint[type(self).__qualname__]["windows"]) // global_batch % batches
-        current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-        if current["processed"] != done:
-            current.update(ready=done, started=done, processed=done, completed=done - 1)
+        state, progress = (
+            checkpoint[type(self).__qualname__],
+            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"],
+        )
+        done = int(state["windows"]) // global_batch
+        for counters, count in ((progress["total"], done), (progress["current"], done % batches)):
+            if counters["processed"] != count:
+                counters.update(ready=count, started=count, processed=count, completed=count - 1)
+        state["batches"] = progress["total"]["processed"]
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         # In this process and not in collate: one message for all workers, and an error without a worker's traceback.

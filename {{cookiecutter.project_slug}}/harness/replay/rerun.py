@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from harness.checkpoint.ledger import read_ledger, usable
 from harness.checkpoint.read import Checkpoint
+from harness.config.global_batch import AUTO
 from harness.config.trust import refuse_untrusted
 from harness.errors import UserError
 from harness.files import write_whole
@@ -49,6 +50,8 @@ def rerun(bundle: Path, train: Callable[[DictConfig], Any], trust: Sequence[str]
         print(f"Step {facts['step']} of {folder.as_posix()}, from {after}.", flush=True)
     with quiet(), scratch_folder() as scratch:
         cfg = again(cfg, bundle, scratch, checkpoint)
+        if OmegaConf.select(cfg, "data.batch_size") == AUTO:  # what was found then
+            cfg.data.batch_size = facts["micro_batches"][0]["rows"]
         own = [*trust, "harness.replay.watch.Watch"]
         refuse_untrusted(cfg, [str(key) for key in cfg if key != "env"], trusted=own, where=folder.as_posix())
         try:

@@ -5,18 +5,21 @@
 Each piece backpropagates a sum (see loss_window.py), so neither the mean nor the gradient knows how it was cut; batch
 size, data order and schedule stay. While memory suffices none of this runs: the loss and its graph are those that the
 experiment computed. After MosaicML Composer's automatic micro-batching.
+
+Of several ranks the one that fails gives up the window, and all do it again once they have agreed, see agreement.py.
 """
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.batch import Batch, BatchFormat
 from harness.errors import UserError
+from harness.step.agreement import MemoryAgreement
 from harness.telemetry import events
 
 log = logging.getLogger(__name__)
@@ -34,59 +37,76 @@ class MicrobatchSplitter:
 
     forget()    forgets what the window has counted, and its gradients
     context()   what Lightning runs a training step in: autocast
+    ranks       how the ranks agree, None for one device
     """
+
+    ranks: MemoryAgreement | None = None
 
     def __init__(self, forget: Callable[[], None], context: Callable[[], AbstractContextManager[None]]) -> None:
         self.pieces = 1  # that each micro-batch is cut into
         self.format = BatchFormat()
         self._forget, self._context = forget, context
         self._window: list[Batch] = []  # the micro-batches since the last optimizer step
+        self._failed = False  # memory ran out in this window, and the other ranks do not know yet
 
     def forward(self, step: Callable[[Batch], Tensor], batch: Batch, number: int) -> Tensor:
         """Return the loss of a micro-batch; where it has to be cut, that of its first piece. `step(rows)` computes it,
         `number` is that of the optimizer step. The other pieces follow in `backward`."""
         self._step = step
         self._window.append(batch)
-        while True:
+        while not self._failed:
             try:
                 return step(batch if self.pieces == 1 else next(self.format.cut(batch, self.pieces)))
             except Exception as error:
                 if not out_of_memory(error):
                     raise
             # Not inside `except`: the traceback keeps alive what fills the memory.
-            self._halve(number)
+            if self.ranks is not None:
+                self._give_up()
+            else:
+                self._halve(number)
+        return torch.zeros((), device=next(iter(batch.values())).device, requires_grad=True)
 
     def backward(self, loss: Tensor, scale: Tensor | None, micro_batches: int, number: int) -> None:
         """Backpropagate a micro-batch. `loss` is what became of `forward`'s: the loop divided it by
         `micro_batches`, but not the pieces that come later; `scale` multiplies the gradient of all."""
         window, done = self._window[-1:], 1  # one piece has been forward
-        while True:
+        self._factor = (torch.ones_like(loss) if scale is None else scale) / micro_batches
+        while not self._failed:
             try:
                 if done:
                     loss.backward(scale)
                 if self.pieces > 1:
-                    one = torch.ones_like(loss) if scale is None else scale
-                    self._rest(window, done, one / micro_batches)
+                    self._rest(window, done)
                 return
             except Exception as error:
                 if not out_of_memory(error):
                     raise
             # In place: Lightning holds this very tensor, and with its graph it would hold the memory.
             loss.detach_()
+            if self.ranks is not None:
+                self._give_up()
+                return
             self._halve(number)
             self._forget()  # a backward pass that broke off has left some gradients behind
             window, done = self._window, 0
 
-    def _rest(self, window: list[Batch], done: int, factor: Tensor) -> None:
+    def _rest(self, window: list[Batch], done: int) -> None:
         for batch in window:
             for rows in list(self.format.cut(batch, self.pieces))[done:]:
-                self._both(rows, factor)
+                self._both(rows)
 
     # A function of its own, so that nothing here holds on to a graph whose backward pass broke off.
-    def _both(self, rows: Batch, factor: Tensor) -> None:
+    def _both(self, rows: Batch) -> None:
         with self._context():
             loss = self._step(rows)
-        loss.backward(factor)
+        loss.backward(self._factor)
+
+    def _give_up(self) -> None:
+        """Leave the rest of the window undone until the other ranks know."""
+        self._failed = True
+        self._forget()
+        free_memory()
 
     def validate(self, step: Callable[[Batch], None], batch: Batch, again: Callable[[], None], number: int) -> None:
         """Run a step that has no backward pass, cut like the others; `again` undoes what a broken one has counted."""
@@ -107,13 +127,34 @@ class MicrobatchSplitter:
         """End the window: its gradients are complete."""
         self._window.clear()
 
-    def _halve(self, number: int) -> None:
+    def agree(self, parameters: Iterable[nn.Parameter], number: int) -> None:
+        """Complete the gradients of a window on every rank, before it is closed."""
+        if self.ranks is not None:
+            while self.ranks.one_failed(self._failed):
+                self._again(self.ranks, number)
+            if self.pieces > 1:
+                self.ranks.average(parameters)
+
+    def _again(self, ranks: MemoryAgreement, number: int) -> None:
+        ranks.exchange_afterwards()
+        self._forget()
+        self._halve(number, agreed=True)
+        self._failed = False
+        try:
+            self._rest(self._window, 0)
+            return
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        self._give_up()
+
+    def _halve(self, number: int, *, agreed: bool = False) -> None:
         rows = self.format.rows(self._window[-1])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if not agreed and torch.distributed.is_available() and torch.distributed.is_initialized():
             # The other ranks wait in an all-reduce that this one cannot join a second time.
             raise UserError(
-                "This rank ran out of memory. With one device the batch would be cut into smaller pieces now; several "
-                "cannot agree on that in the middle of a step.",
+                "This rank ran out of memory. On one device, or with trainer=ddp, the batch would be cut into smaller "
+                "pieces now; these ranks cannot agree on that in the middle of a step.",
                 cure="The same command with half the data.batch_size and twice the trainer.accumulate_grad_batches.",
             )
         if self.pieces >= rows:

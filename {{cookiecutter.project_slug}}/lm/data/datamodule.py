@@ -2,7 +2,7 @@
 
 from collections.abc import Sized
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from tokenizers import Tokenizer
@@ -32,7 +32,7 @@ class LmData(ExactData):
         self,
         source: Source,
         *,
-        batch_size: int,
+        batch_size: int | Literal["auto"],
         num_workers: int = 0,
         packing: bool = True,
         limit: int | float | None = None,
