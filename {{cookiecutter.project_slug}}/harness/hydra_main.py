@@ -13,7 +13,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from harness.cli import load
+from harness.cli import call, load
 from harness.config import schema, secrets
 from harness.config.check import check
 from harness.config.compose import (
@@ -55,7 +55,7 @@ def run(target: str, *, debug: bool) -> None:
             if args.multirun:
                 jobs = prepare_multirun(overrides, clear=debug)
                 gc.enable()  # cli.run switched it off for composing
-                load(LAUNCH)(target, jobs)
+                call(LAUNCH, target, jobs)
                 return
             overrides = prepare(overrides, clear=debug)
         flags = [word for word in sys.argv[1:] if word not in args.overrides]
@@ -161,7 +161,7 @@ def train(words: Sequence[str], target: str) -> Any:
             environment.apply(cfg.env)  # a job's may differ from the first one's
             for sentence in unprotected(cfg):
                 log.warning("%s", sentence)
-            returned.append(load(target)(cfg))
+            returned.append(call(target, cfg))
         except Exception as error:
             raise Ended from error
 
