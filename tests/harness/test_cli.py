@@ -19,7 +19,7 @@ from harness.config.compose import compose, compose_all, hydra_errors_as_user_er
 from harness.config.identity import free_changes, other_experiment
 from harness.config.jobs import keys_apart, multirun, sweep, sweep_name
 from harness.errors import UserError
-from harness.hydra_main import arguments_of_hydra, prepare_multirun
+from harness.hydra_main import arguments_of_hydra, prepare, prepare_multirun
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -108,6 +108,33 @@ def test_devices_that_are_not_here_are_refused_before_the_folder_is_made(
     done = command("train.py", *small, override)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("begin", [prepare, prepare_multirun])
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        pytest.param(
+            "trainer.accelerator=cuda", "This machine has no cuda device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
+        ),
+        ("trainer.devices=[0,1]", r"trainer\.devices=\[0, 1\] lists GPUs, and this run is on the CPU"),
+        ("logger=wandb", "logger=wandb knows no account on this machine"),
+        ("+callbacks.x={_target_:torch.nn.Linear,in_features:1,out_features:1}", r"callbacks\.x is no callback .* Linear"),
+        ("+logger.x={_target_:collections.OrderedDict}", r"logger\.x is no logger of Lightning but OrderedDict"),
+        ("+trainer.strategy=fsdp", "requires a GPU accelerator"),
+        ("+trainer.max_time={weks:1}", "'weks' is an invalid keyword"),
+    ],
+)  # fmt: skip
+def test_what_torch_and_lightning_refuse_is_said_before_anything_is_made(
+    small: list[str], tmp_path: Path, monkeypatch, begin: Callable[..., Any], override: str, sentence: str
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    seeds = ["seed=0,1"] if begin is prepare_multirun else []
+    with pytest.raises(UserError, match=sentence), hydra_errors_as_user_errors():
+        begin(list(normalize_overrides([*small, *seeds, override])))
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.slow

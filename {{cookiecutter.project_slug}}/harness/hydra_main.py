@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -37,6 +38,7 @@ from harness.run import caches, debug_folder, environment
 log = logging.getLogger(__name__)
 
 LAUNCH = "harness.launch.sweep:run"  # by name: it stands above, and only a multirun needs it
+LIGHTNINGS = ("trainer", "callbacks", "logger")
 LOOKED_AT = ("data", "model")  # jobs that have these in common name the same files, and listing files takes time
 
 
@@ -96,11 +98,9 @@ def prepare(overrides: Sequence[str], *, clear: bool = False) -> list[str]:
     """Check the config, set the environment, and return the overrides with the folder named."""
     cfg = compose(overrides)
     check_all([cfg], clear=clear)
+    refuse_what_is_not_here([cfg])
     from harness.run.folder import choose_folder  # not sooner: a wrong value is answered without
 
-    # By name, as all that needs torch is loaded from this floor.
-    load("harness.hardware:refuse_missing_devices")(cfg)
-    load("harness.telemetry.loggers:refuse_unknown_accounts")(cfg.logger)
     return [*overrides, f"++run.name={quoted(choose_folder(cfg))}"]
 
 
@@ -108,6 +108,7 @@ def prepare_multirun(overrides: Sequence[str], *, clear: bool = False) -> Multir
     """Check every job before the first one starts, set the environment, and return the jobs."""
     configs = compose_all(sweep(overrides))
     check_all(configs, clear=clear)
+    refuse_what_is_not_here([cfg for cfg in configs if not _is_usual(cfg)])
     from harness.run.folder import choose_folder
 
     found = multirun(overrides, configs)
@@ -116,6 +117,26 @@ def prepare_multirun(overrides: Sequence[str], *, clear: bool = False) -> Multir
             cfg.run.root, cfg.resume = found.folder.as_posix(), "auto"
         choose_folder(cfg)
     return found
+
+
+def refuse_what_is_not_here(configs: Sequence[DictConfig]) -> None:
+    """Raise UserError for what only torch and Lightning know: devices and accounts that are missing, targets that are
+    no callback, arguments that the Trainer does not take."""
+    different = {str([cfg[group] for group in LIGHTNINGS]): cfg for cfg in configs}
+    for cfg in different.values():  # by name, as all that needs torch is loaded from this floor
+        load("harness.hardware:refuse_missing_devices")(cfg)
+        load("harness.telemetry.loggers:refuse_unknown_accounts")(cfg.logger)
+        load("harness.trainer:refuse_early")(cfg)
+
+
+def _is_usual(cfg: DictConfig) -> bool:
+    """Say whether a job asks for nothing that torch and Lightning could refuse: a sweep's process imports neither."""
+    trainer, usual = cfg.trainer, yaml.safe_load((CONF / "trainer" / "auto.yaml").read_text(encoding="utf-8"))
+    if set(trainer) - set(usual) or trainer.accelerator not in ("auto", "cpu") or trainer.devices != 1:
+        return False
+    entries = [*cfg.callbacks.values(), *cfg.logger.values()]
+    names = [str(entry["_target_"]) for entry in entries if entry is not None]
+    return all(name.startswith(("harness.", "lm.", "lightning.")) and "Wandb" not in name for name in names)
 
 
 def check_all(configs: Sequence[DictConfig], *, clear: bool) -> None:
@@ -169,10 +190,12 @@ def train(words: Sequence[str], target: str) -> Any:
     try:
         hydra.main(config_path=str(CONF), config_name="train", version_base=VERSION_BASE)(task)()
     except Ended as ended:
-        raise cast(Exception, ended.__cause__) from None
+        failure = cast(Exception, ended.__cause__)
     except OSError as error:  # what comes out of a job is Ended: Hydra itself only makes the run's folder
         raise UserError(f"The run's folder cannot be made ({error}).", cure="Try run.root=FOLDER.") from error
-    return returned[0] if returned else None
+    else:
+        return returned[0] if returned else None
+    raise failure  # here, where it keeps its own cause
 
 
 def _relative(folder: str) -> str:

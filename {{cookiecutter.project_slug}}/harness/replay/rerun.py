@@ -1,7 +1,6 @@
 """Train again up to the step of a bundle, exactly as the run did, in a folder of its own."""
 
 import json
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from harness.checkpoint.ledger import read_ledger, usable
 from harness.checkpoint.read import Checkpoint
 from harness.config.trust import refuse_untrusted
+from harness.console import quiet
 from harness.errors import UserError
 from harness.files import write_whole
 from harness.nan import bundle as bundles
@@ -76,17 +76,6 @@ def scratch_folder() -> Iterator[Path]:
             yield Path(folder)
         finally:
             del os.environ[SCRATCH]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out what a run says about itself, but no warning."""
-    level = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.disable(level)
 
 
 def starting_point(folder: Path, facts: dict[str, Any]) -> Checkpoint | None:
