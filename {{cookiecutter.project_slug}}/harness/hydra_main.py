@@ -38,6 +38,7 @@ from harness.run import caches, debug_folder, environment
 log = logging.getLogger(__name__)
 
 LAUNCH = "harness.launch.sweep:run"  # by name: it stands above, and only a multirun needs it
+USUAL = ("harness.", "lm.", "lightning.pytorch.loggers.TensorBoardLogger")
 LIGHTNINGS = ("trainer", "callbacks", "logger")
 LOOKED_AT = ("data", "model")  # jobs that have these in common name the same files, and listing files takes time
 
@@ -136,7 +137,7 @@ def _is_usual(cfg: DictConfig) -> bool:
         return False
     entries = [*cfg.callbacks.values(), *cfg.logger.values()]
     names = [str(entry["_target_"]) for entry in entries if entry is not None]
-    return all(name.startswith(("harness.", "lm.", "lightning.")) and "Wandb" not in name for name in names)
+    return all(name.startswith(USUAL) for name in names)
 
 
 def check_all(configs: Sequence[DictConfig], *, clear: bool) -> None:

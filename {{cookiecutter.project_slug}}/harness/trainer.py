@@ -10,7 +10,7 @@ with attempt(cfg) as run:                       the run's folder, its log, signa
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from harness.callbacks.exact_resume import ExactResume
+from harness.callbacks.exact_resume import ExactResume, refuse_inexact
 from harness.checkpoint.io import DurableIO
 from harness.checkpoint.read import Checkpoint
 from harness.checkpoint.start import start_weights
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 # Keys of conf/trainer/ that are not Lightning's.
 NOT_ARGUMENTS = ("mps_fix",)
+HARMLESS = ("lightning.pytorch.callbacks.", "harness.callbacks.")
 
 
 @contextmanager
@@ -98,14 +99,19 @@ def fit(
 
 def refuse_early(cfg: DictConfig) -> None:
     """Raise UserError, before anything is made, for what would be refused once the run's folder is there: a target of
-    the wrong kind, arguments that the Trainer does not take."""
+    the wrong kind, arguments that a callback of Lightning or the Trainer does not take."""
     for group, kind in (("callbacks", Callback), ("logger", Logger)):
         for name, entry in cfg[group].items():
             target = entry and get_object(entry["_target_"])
             if isinstance(target, type) and not issubclass(target, kind):
                 raise _of_another_kind(f"{group}.{name}", kind, target)
+    # Only those that do nothing when they are built: what one's own does is done once, in the run.
+    known = [name for name, entry in cfg.callbacks.items() if entry and entry["_target_"].startswith(HARMLESS)]
     with quiet(logging.WARNING), warnings.catch_warnings(action="ignore"):  # the run says it again
-        instantiate(_arguments(cfg, pick(cfg)), logger=False, enable_checkpointing=False, _convert_="all")
+        callbacks = build_all(cfg.callbacks, known)
+        refuse_inexact(callbacks)
+        arguments = {"callbacks": callbacks, "logger": False, "enable_checkpointing": False}
+        instantiate(_arguments(cfg, pick(cfg)), **arguments, _convert_="all")
 
 
 def build_trainer(cfg: DictConfig, picks: Picks, run: Run, point: Checkpoint | None, module: GuardedModule) -> Trainer:
@@ -145,9 +151,10 @@ def _arguments(cfg: DictConfig, picks: Picks) -> dict[str, Any]:
     return arguments
 
 
-def build_all(group: DictConfig) -> list[Callback]:
-    """Build every entry of a group; an entry that is null is left out."""
-    built = {str(name): instantiate(entry, _convert_="all") for name, entry in group.items() if entry is not None}
+def build_all(group: DictConfig, names: Iterable[Any] | None = None) -> list[Callback]:
+    """Build the entries of these names in a group, by default all; an entry that is null is left out."""
+    chosen = [name for name in (group if names is None else names) if group[name] is not None]
+    built = {str(name): instantiate(group[name], _convert_="all") for name in chosen}
     for name, callback in built.items():
         if not isinstance(callback, Callback):
             raise _of_another_kind(f"callbacks.{name}", Callback, type(callback))

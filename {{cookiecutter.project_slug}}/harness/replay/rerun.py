@@ -21,6 +21,7 @@ from harness.ranks import rank
 from harness.replay.diagnosis import Diagnosis, show
 from harness.replay.watch import Reached
 from harness.run import folder as run_folder
+from harness.run.received import confine
 
 # Of our own callbacks those that training depends on. The user's own all stay: they may be part of what happened.
 NEEDED = ("checkpoint", "nan_guard", "progress")
@@ -45,6 +46,7 @@ def rerun(bundle: Path, train: Callable[[DictConfig], Any], trust: Sequence[str]
         cfg = again(cfg, bundle, scratch, checkpoint)
         own = [*trust, "harness.replay.watch.Watch"]
         refuse_untrusted(cfg, [str(key) for key in cfg if key != "env"], trusted=own, where=folder.as_posix())
+        confine(cfg, ("model", "data", "start_from"), folder, trusted=trust)
         try:
             train(cfg)
         except Reached as reached:
