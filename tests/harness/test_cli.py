@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 from places import PROJECT
 from processes import Process
@@ -34,7 +35,7 @@ HABITS = {
 }
 
 
-class Refuses:
+class Refuses(Callback):
     """A target that raises what a user's own class might."""
 
     def __init__(self, how: str) -> None:
@@ -119,6 +120,7 @@ def test_devices_that_are_not_here_are_refused_before_the_folder_is_made(
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
         ),
         ("trainer.devices=[0,1]", r"trainer\.devices=\[0, 1\] lists GPUs, and this run is on the CPU"),
+        ("trainer.devices=-1", "Type trainer.devices=auto"),
         ("logger=wandb", "logger=wandb knows no account on this machine"),
         ("+callbacks.x={_target_:torch.nn.Linear,in_features:1,out_features:1}", r"callbacks\.x is no callback .*Lin"),
         ("+logger.x={_target_:collections.OrderedDict}", r"logger\.x is no logger of Lightning but OrderedDict"),
@@ -138,6 +140,13 @@ def test_what_torch_and_lightning_refuse_is_said_before_anything_is_made(
     with pytest.raises(UserError, match=sentence), hydra_errors_as_user_errors():
         begin(list(normalize_overrides([*small, *seeds, override])))
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_callback_whose_module_cannot_be_imported_is_a_sentence(small, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "broken.py").write_text("import nowhere\nclass Mine: ...\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"callbacks\.x cannot be built: ImportError: .*No module named 'nowhere'"):
+        prepare(list(normalize_overrides([*small, "+callbacks.x={_target_:broken.Mine}"])))
 
 
 @pytest.mark.slow

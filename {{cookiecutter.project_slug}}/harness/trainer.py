@@ -26,7 +26,7 @@ from harness.checkpoint.read import Checkpoint
 from harness.checkpoint.start import start_weights
 from harness.console import quiet
 from harness.data.exact import ExactData
-from harness.errors import Stopped, UserError
+from harness.errors import Stopped, UserError, said_of
 from harness.hardware import Picks, native_precision, pick, world_size
 from harness.module import GuardedModule
 from harness.nan.precision import FallbackPrecision
@@ -102,7 +102,8 @@ def refuse_early(cfg: DictConfig) -> None:
     the wrong kind, arguments that a callback of Lightning or the Trainer does not take."""
     for group, kind in (("callbacks", Callback), ("logger", Logger)):
         for name, entry in cfg[group].items():
-            target = entry and get_object(entry["_target_"])
+            with said_of(f"{group}.{name}"):
+                target = entry and get_object(entry["_target_"])
             if isinstance(target, type) and not issubclass(target, kind):
                 raise _of_another_kind(f"{group}.{name}", kind, target)
     # Only those that do nothing when they are built: what one's own does is done once, in the run.

@@ -71,7 +71,7 @@ def build(cfg: DictConfig, config: PretrainedConfig | None) -> tuple[nn.Module, 
     asked, _ = pick_attention(str(cfg.model.attention), best_device(), "32-true", context, mps_fix=fix)
     try:
         return build_model(cfg.model, config, attention=asked), asked
-    except (ImportError, ValueError) as error:  # a kernel for another device, or a package that is not here
+    except UserError as error:  # a kernel for another device, or a package that is not here
         reason = str(error).splitlines()[0]
         say(f"model.attention={asked} is not available here, so it is sdpa: {reason}")
         return build_model(cfg.model, config, attention="sdpa"), "sdpa"
