@@ -247,12 +247,14 @@ class NoMemory(Callback):
 
 
 class SmallValidation(Callback):
-    """A device on which more than `rows` rows do not fit in validation."""
+    """A device on which more than `rows` rows do not fit in validation; `rank` limits it to one rank."""
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
+    def __init__(self, rows: int, rank: int | None = None) -> None:
+        self.rows, self.rank = rows, rank
 
     def on_fit_start(self, trainer: Trainer, pl_module: LmModule) -> None:
+        if self.rank not in (None, trainer.global_rank):
+            return
         losses = pl_module.losses
 
         def limited(batch: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 from places import PROJECT
 from processes import Process
@@ -19,7 +20,7 @@ from harness.config.compose import compose, compose_all, hydra_errors_as_user_er
 from harness.config.identity import free_changes, other_experiment
 from harness.config.jobs import keys_apart, multirun, sweep, sweep_name
 from harness.errors import UserError
-from harness.hydra_main import arguments_of_hydra, prepare_multirun
+from harness.hydra_main import arguments_of_hydra, prepare, prepare_multirun
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -34,7 +35,7 @@ HABITS = {
 }
 
 
-class Refuses:
+class Refuses(Callback):
     """A target that raises what a user's own class might."""
 
     def __init__(self, how: str) -> None:
@@ -108,6 +109,44 @@ def test_devices_that_are_not_here_are_refused_before_the_folder_is_made(
     done = command("train.py", *small, override)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("begin", [prepare, prepare_multirun])
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        pytest.param(
+            "trainer.accelerator=cuda", "This machine has no cuda device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
+        ),
+        ("trainer.devices=[0,1]", r"trainer\.devices=\[0, 1\] lists GPUs, and this run is on the CPU"),
+        ("trainer.devices=-1", "Type trainer.devices=auto"),
+        ("logger=wandb", "logger=wandb knows no account on this machine"),
+        ("+callbacks.x={_target_:torch.nn.Linear,in_features:1,out_features:1}", r"callbacks\.x is no callback .*Lin"),
+        ("+logger.x={_target_:collections.OrderedDict}", r"logger\.x is no logger of Lightning but OrderedDict"),
+        ("+trainer.strategy=fsdp", "requires a GPU accelerator"),
+        ("+callbacks.x={_target_:lightning.pytorch.callbacks.Timer,duration:foo}", "is not a valid duration"),
+        ("+callbacks.x={_target_:lightning.pytorch.callbacks.LearningRateFinder}", "Try some: python train.py -m"),
+        ("+logger.x={_target_:lightning.pytorch.loggers.CometLogger}", "Type: pip install comet-ml"),
+        ("+trainer.max_time={weks:1}", "'weks' is an invalid keyword"),
+    ],
+)  # fmt: skip
+def test_what_torch_and_lightning_refuse_is_said_before_anything_is_made(
+    small: list[str], tmp_path: Path, monkeypatch, begin: Callable[..., Any], override: str, sentence: str
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    seeds = ["seed=0,1"] if begin is prepare_multirun else []
+    with pytest.raises(UserError, match=sentence), hydra_errors_as_user_errors():
+        begin(list(normalize_overrides([*small, *seeds, override])))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_callback_whose_module_cannot_be_imported_is_a_sentence(small, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "broken.py").write_text("import nowhere\nclass Mine: ...\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"callbacks\.x cannot be built: ImportError: .*No module named 'nowhere'"):
+        prepare(list(normalize_overrides([*small, "+callbacks.x={_target_:broken.Mine}"])))
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """What watches over a run, for any LightningModule. Whatever is not in this list is private and may change."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # typing's own takes a third of the time until Ctrl-C has its answer, in harness.cli
 
 # Public name: its module. Imported when asked for, since most of these need torch and `harness.cli` must not.
 PUBLIC = {
@@ -23,6 +22,8 @@ PUBLIC = {
 }
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from harness.batch import Batch, BatchFormat
     from harness.checkpoint.resume import starting_point
     from harness.commands import Command, run_command
@@ -52,7 +53,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
+    from importlib import import_module
+
     if name not in PUBLIC:
         raise AttributeError(f"harness has no public name {name!r}: the list is in harness/__init__.py.")
     return getattr(import_module(PUBLIC[name]), name)

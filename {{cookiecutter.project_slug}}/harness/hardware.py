@@ -72,6 +72,11 @@ def refuse_missing_devices(cfg: DictConfig) -> None:
             f"trainer.devices={asked} lists GPUs, and this run is on the CPU.",
             cure=f"Type trainer.devices={len(numbers)} for so many processes.",
         )
+    if device == "cpu" and str(asked) == "-1":
+        raise UserError(
+            "trainer.devices=-1 means all GPUs, and this run is on the CPU.",
+            cure="Type trainer.devices=auto, or so many processes: trainer.devices=2.",
+        )
     here = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device)
     if here is not None and numbers and max(numbers) + listed > here:
         raise UserError(

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from harness.cli import load
+from harness.cli import call, load
 from harness.config import schema, secrets
 from harness.config.check import check
 from harness.config.compose import (
@@ -37,6 +38,8 @@ from harness.run import caches, debug_folder, environment
 log = logging.getLogger(__name__)
 
 LAUNCH = "harness.launch.sweep:run"  # by name: it stands above, and only a multirun needs it
+USUAL = ("harness.", "lm.", "lightning.pytorch.loggers.TensorBoardLogger")
+LIGHTNINGS = ("trainer", "callbacks", "logger")
 LOOKED_AT = ("data", "model")  # jobs that have these in common name the same files, and listing files takes time
 
 
@@ -55,7 +58,7 @@ def run(target: str, *, debug: bool) -> None:
             if args.multirun:
                 jobs = prepare_multirun(overrides, clear=debug)
                 gc.enable()  # cli.run switched it off for composing
-                load(LAUNCH)(target, jobs)
+                call(LAUNCH, target, jobs)
                 return
             overrides = prepare(overrides, clear=debug)
         flags = [word for word in sys.argv[1:] if word not in args.overrides]
@@ -96,11 +99,9 @@ def prepare(overrides: Sequence[str], *, clear: bool = False) -> list[str]:
     """Check the config, set the environment, and return the overrides with the folder named."""
     cfg = compose(overrides)
     check_all([cfg], clear=clear)
+    refuse_what_is_not_here([cfg])
     from harness.run.folder import choose_folder  # not sooner: a wrong value is answered without
 
-    # By name, as all that needs torch is loaded from this floor.
-    load("harness.hardware:refuse_missing_devices")(cfg)
-    load("harness.telemetry.loggers:refuse_unknown_accounts")(cfg.logger)
     return [*overrides, f"++run.name={quoted(choose_folder(cfg))}"]
 
 
@@ -108,6 +109,7 @@ def prepare_multirun(overrides: Sequence[str], *, clear: bool = False) -> Multir
     """Check every job before the first one starts, set the environment, and return the jobs."""
     configs = compose_all(sweep(overrides))
     check_all(configs, clear=clear)
+    refuse_what_is_not_here([cfg for cfg in configs if not _is_usual(cfg)])
     from harness.run.folder import choose_folder
 
     found = multirun(overrides, configs)
@@ -116,6 +118,26 @@ def prepare_multirun(overrides: Sequence[str], *, clear: bool = False) -> Multir
             cfg.run.root, cfg.resume = found.folder.as_posix(), "auto"
         choose_folder(cfg)
     return found
+
+
+def refuse_what_is_not_here(configs: Sequence[DictConfig]) -> None:
+    """Raise UserError for what only torch and Lightning know: devices and accounts that are missing, targets that are
+    no callback, arguments that the Trainer does not take."""
+    different = {str([cfg[group] for group in LIGHTNINGS]): cfg for cfg in configs}
+    for cfg in different.values():  # by name, as all that needs torch is loaded from this floor
+        load("harness.hardware:refuse_missing_devices")(cfg)
+        load("harness.telemetry.loggers:refuse_unknown_accounts")(cfg.logger)
+        load("harness.trainer:refuse_early")(cfg)
+
+
+def _is_usual(cfg: DictConfig) -> bool:
+    """Say whether a job asks for nothing that torch and Lightning could refuse: a sweep's process imports neither."""
+    trainer, usual = cfg.trainer, yaml.safe_load((CONF / "trainer" / "auto.yaml").read_text(encoding="utf-8"))
+    if set(trainer) - set(usual) or trainer.accelerator not in ("auto", "cpu") or trainer.devices != 1:
+        return False
+    entries = [*cfg.callbacks.values(), *cfg.logger.values()]
+    names = [str(entry["_target_"]) for entry in entries if entry is not None]
+    return all(name.startswith(USUAL) for name in names)
 
 
 def check_all(configs: Sequence[DictConfig], *, clear: bool) -> None:
@@ -161,7 +183,7 @@ def train(words: Sequence[str], target: str) -> Any:
             environment.apply(cfg.env)  # a job's may differ from the first one's
             for sentence in unprotected(cfg):
                 log.warning("%s", sentence)
-            returned.append(load(target)(cfg))
+            returned.append(call(target, cfg))
         except Exception as error:
             raise Ended from error
 
@@ -169,10 +191,12 @@ def train(words: Sequence[str], target: str) -> Any:
     try:
         hydra.main(config_path=str(CONF), config_name="train", version_base=VERSION_BASE)(task)()
     except Ended as ended:
-        raise cast(Exception, ended.__cause__) from None
+        failure = cast(Exception, ended.__cause__)
     except OSError as error:  # what comes out of a job is Ended: Hydra itself only makes the run's folder
         raise UserError(f"The run's folder cannot be made ({error}).", cure="Try run.root=FOLDER.") from error
-    return returned[0] if returned else None
+    else:
+        return returned[0] if returned else None
+    raise failure  # here, where it keeps its own cause
 
 
 def _relative(folder: str) -> str:

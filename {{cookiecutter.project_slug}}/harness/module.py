@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -244,13 +245,15 @@ def _retried(training_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _validated(validation_step: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(validation_step)
     def step(self: GuardedModule, batch: Batch, *args: Any, **kwargs: Any) -> None:
-        counted = self._validation.clone()
+        counted, strategy = self._validation.clone(), self.trainer.strategy
         self.splitter.format = self.format
         self.splitter.validate(
             lambda rows: validation_step(self, rows, *args, **kwargs),
             batch,
             lambda: setattr(self, "_validation", counted.clone()),
             self.trainer.global_step,
+            # Sharded weights are gathered in each forward pass. DistributedDataParallel surrounds all pieces, once.
+            alone=self.trainer.world_size == 1 or isinstance(strategy, DDPStrategy),
         )
 
     return step

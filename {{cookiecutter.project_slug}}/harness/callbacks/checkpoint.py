@@ -20,6 +20,7 @@ from harness.checkpoint import keep, read
 from harness.checkpoint.finite import first_non_finite, training_states
 from harness.checkpoint.io import DurableIO
 from harness.checkpoint.preflight import preflight
+from harness.config.schema import Above0, Count, Positive
 from harness.distributed import all_gather, all_reduce_max
 from harness.errors import Stopped, UserError
 from harness.run.signals import requests
@@ -42,11 +43,11 @@ class DurableCheckpoint(Callback):
     def __init__(
         self,
         *,
-        every_n_steps: int | None = 100,
-        every_minutes: float | None = 2.0,
-        keep_last: int = 3,
-        keep_best: int = 1,
-        max_gb: float | None = None,
+        every_n_steps: Positive | None = 100,
+        every_minutes: Above0 | None = 2.0,
+        keep_last: Positive = 3,
+        keep_best: Count = 1,
+        max_gb: Above0 | None = None,
         monitor: str = "val/loss",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -55,13 +55,13 @@ RESOLVERS = ("oc.env", "oc.select", "oc.decode", "oc.dict.keys", "oc.dict.values
 
 
 def refuse_untrusted(cfg: DictConfig, parts: Iterable[str], *, trusted: Iterable[str] = (), where: str = "") -> None:
-    """Raise UserError when building `parts` (keys at the top of `cfg`) would run what is not on the list.
+    """Raise UserError when building `parts` (keys of `cfg`) would run what is not on the list.
 
     `trusted` are names that the user has typed: a target, or a beginning of targets (`my_module`), or a key.
     """
     raw = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(raw, dict)
-    doubts = [doubt for part in parts for doubt in _doubts(raw.get(part), part)]
+    doubts = [doubt for part in parts for doubt in _doubts(_at(raw, part), part)]
     left = [(key, what, name) for key, what, name in doubts if not _is_trusted(key, name, trusted)]
     if left:
         names = " ".join(dict.fromkeys(f"--trust {name}" for _, _, name in left))
@@ -71,6 +71,12 @@ def refuse_untrusted(cfg: DictConfig, parts: Iterable[str], *, trusted: Iterable
             + "\n",
             cure=f"If you have read that and trust it, add {names}",
         )
+
+
+def _at(node: Any, key: str) -> Any:
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
 
 
 def _is_trusted(key: str, name: str, trusted: Iterable[str]) -> bool:

@@ -1,7 +1,6 @@
 """Train again up to the step of a bundle, exactly as the run did, in a folder of its own."""
 
 import json
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from harness.checkpoint.ledger import read_ledger, usable
 from harness.checkpoint.read import Checkpoint
 from harness.config.global_batch import AUTO
 from harness.config.trust import refuse_untrusted
+from harness.console import quiet
 from harness.errors import UserError
 from harness.files import write_whole
 from harness.nan import bundle as bundles
@@ -22,6 +22,7 @@ from harness.ranks import rank
 from harness.replay.diagnosis import Diagnosis, show
 from harness.replay.watch import Reached
 from harness.run import folder as run_folder
+from harness.run.received import confine
 from harness.sharding import is_sharded
 
 # Of our own callbacks those that training depends on. The user's own all stay: they may be part of what happened.
@@ -54,6 +55,7 @@ def rerun(bundle: Path, train: Callable[[DictConfig], Any], trust: Sequence[str]
             cfg.data.batch_size = facts["micro_batches"][0]["rows"]
         own = [*trust, "harness.replay.watch.Watch"]
         refuse_untrusted(cfg, [str(key) for key in cfg if key != "env"], trusted=own, where=folder.as_posix())
+        confine(cfg, ("model", "data", "start_from"), folder, trusted=trust)
         try:
             train(cfg)
         except Reached as reached:
@@ -85,17 +87,6 @@ def scratch_folder() -> Iterator[Path]:
             yield Path(folder)
         finally:
             del os.environ[SCRATCH]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out what a run says about itself, but no warning."""
-    level = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.disable(level)
 
 
 def starting_point(folder: Path, facts: dict[str, Any]) -> Checkpoint | None:

@@ -44,6 +44,7 @@ class MicrobatchSplitter:
 
     def __init__(self, forget: Callable[[], None], context: Callable[[], AbstractContextManager[None]]) -> None:
         self.pieces = 1  # that each micro-batch is cut into
+        self.validation_pieces = 1  # at least; of this rank alone
         self.format = BatchFormat()
         self._forget, self._context = forget, context
         self._window: list[Batch] = []  # the micro-batches since the last optimizer step
@@ -108,20 +109,22 @@ class MicrobatchSplitter:
         self._forget()
         free_memory()
 
-    def validate(self, step: Callable[[Batch], None], batch: Batch, again: Callable[[], None], number: int) -> None:
-        """Run a step that has no backward pass, cut like the others; `again` undoes what a broken one has counted."""
+    def validate(
+        self, step: Callable[[Batch], None], batch: Batch, again: Callable[[], None], number: int, *, alone: bool
+    ) -> None:
+        """Run a step that has no backward pass, cut like the others; `again` undoes what a broken one has counted.
+        `alone`: no other rank waits in it, so this one may cut what the others need not."""
         while True:
+            pieces = max(self.pieces, self.validation_pieces)
             try:
-                for rows in [batch] if self.pieces == 1 else self.format.cut(batch, self.pieces):
+                for rows in [batch] if pieces == 1 else self.format.cut(batch, pieces):
                     step(rows)
                 return
             except Exception as error:
-                if not out_of_memory(error):
+                if not alone or not out_of_memory(error):
                     raise
             again()
-            self._window.append(batch)
-            self._halve(number)
-            self._window.pop()
+            self.validation_pieces = self._twice(pieces, self.format.rows(batch), number)
 
     def close(self) -> None:
         """End the window: its gradients are complete."""
@@ -157,22 +160,27 @@ class MicrobatchSplitter:
                 "pieces now; these ranks cannot agree on that in the middle of a step.",
                 cure="The same command with half the data.batch_size and twice the trainer.accumulate_grad_batches.",
             )
-        if self.pieces >= rows:
+        self.pieces = self._twice(self.pieces, rows, number)
+
+    def _twice(self, pieces: int, rows: int, number: int) -> int:
+        """Free memory and return twice as many pieces for batches of so many rows; say so."""
+        if pieces >= rows:
             raise UserError(
                 f"Out of memory at step {number} with a single row in the model.",
                 cure="Try a smaller model, shorter rows, or model.gradient_checkpointing=true.",
             )
-        self.pieces *= 2
+        pieces *= 2
         free_memory()
         log.warning(
             "Out of memory at step %d. Each batch of %d rows now goes through in %d pieces: slower, with the same "
             "result. A new run does so from the start with data.batch_size=%d trainer.accumulate_grad_batches=….",
             number,
             rows,
-            self.pieces,
-            max(1, rows // self.pieces),
+            pieces,
+            max(1, rows // pieces),
         )
-        events.emit("oom", number, {"rows": rows, "pieces": self.pieces}, warning=True)
+        events.emit("oom", number, {"rows": rows, "pieces": pieces}, warning=True)
+        return pieces
 
 
 def free_memory() -> None:

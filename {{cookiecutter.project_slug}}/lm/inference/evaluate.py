@@ -28,7 +28,7 @@ from lm.module import loss_sums
 def evaluate(path: str, data: str | None, overrides: list[str], as_json: bool, trust: Sequence[str] = ()) -> None:
     """Print the loss, perplexity and bits per byte of a run on its held-out text, or on the text at `data`."""
     other = other_path(data, overrides)
-    trained = load(path, parts=("model", "data"), trust=trust)
+    trained = load(path, parts=("model", "data.source" if other else "data"), trust=trust)
     with tempfile.TemporaryDirectory() as temporary:
         prepared = other_data(trained, other, Path(temporary)) if other else validation_data(trained)
         nats, tokens = score(trained, prepared)
