@@ -14,10 +14,11 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from harness.data.conversations import normalized
 from harness.data.files import json_rows
 from harness.errors import UserError
 from lm.batch import NO_LABEL
-from lm.data.chat import TEMPLATE, ChatSource, normalized, rendered
+from lm.data.chat import TEMPLATE, ChatSource, rendered
 from lm.data.datamodule import LmData, windows
 from lm.data.prepare import Prepared, Recipe, prepare
 from lm.data.show import LEGEND, show

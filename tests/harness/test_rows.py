@@ -7,8 +7,8 @@ import pytest
 from hydra.utils import instantiate
 
 from harness.config.compose import compose
+from harness.data.tables import CsvSource, HfSource, JsonlSource, RowSource
 from harness.errors import UserError
-from lm.data.rows import CsvSource, HfSource, JsonlSource, RowSource
 
 TEXTS = ["a poem,\nof two lines", 'with "quotes"', "Grüße 😊"]
 

@@ -94,7 +94,7 @@ def windows(prepared: Prepared, split: str, context: int, *, packing: bool = Tru
 
     Training drops the last tokens that fill no window; validation pads and keeps them.
     """
-    file, loss_mask = prepared.tokens(split), prepared.loss_mask(split)
+    file, loss_mask = prepared.numbers(split), prepared.loss_mask(split)
     if packing:
         return Windows(file, prepared.dtype, context, loss_mask=loss_mask, keep_last=split == "val")
     return Rows(file, prepared.dtype, context, prepared.ends(split), loss_mask=loss_mask)
