@@ -27,6 +27,7 @@ from conftest import SMALL
 from harness.data import material
 from harness.data.files import blocks
 from harness.data.growing import GrowingFiles
+from harness.data.layout import Windows
 from harness.data.split import Sample, as_limit, chosen, held_out
 from harness.errors import UserError
 from lm.batch import NO_LABEL
@@ -35,7 +36,7 @@ from lm.data.datamodule import collate
 from lm.data.prepare import Prepared, Recipe, prepare, prepare_data
 from lm.data.sources import Document, StdlibSource, TextSource
 from lm.data.tokenizer import train_tokenizer
-from lm.data.windows import Windows
+from lm.data.windows import Rows
 from lm.keys import Keys
 
 RECIPE = Recipe(vocab_size=300, val_fraction=0.2, seed=0)
@@ -360,12 +361,12 @@ def files(prepared: Prepared) -> dict[str, bytes]:
 def test_windows_predict_every_token_once(tokens: int, context: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.mktemp("tokens") / "t.bin"
     np.arange(tokens, dtype="uint16").tofile(file)
-    windows = Windows(file, "uint16", context, keep_last=True)
+    windows = Rows(file, "uint16", Windows(tokens, context, keep_last=True))
     predicted = [
         int(label) for index in range(len(windows)) for label in windows[index]["labels"][1:] if label != NO_LABEL
     ]
     assert predicted == list(range(1, tokens))
-    whole = Windows(file, "uint16", context)
+    whole = Rows(file, "uint16", Windows(tokens, context))
     assert len(whole) == (tokens - 1) // (context - 1)
     assert all((whole[index]["labels"] != NO_LABEL).all() for index in range(len(whole)))
 

@@ -32,7 +32,7 @@ from lm.data.prepare import Prepared, Recipe, prepare_data
 from lm.data.sources import Document
 
 if TYPE_CHECKING:  # torch is imported after the environment is set
-    from lm.data.windows import Rows, Windows
+    from lm.data.windows import Rows
 
 PERCENTILES = (5, 50, 95, 100)
 # Characters that a text rarely means: what decoders put for bytes that they could not read, and control characters.
@@ -164,7 +164,7 @@ def lengths(data: Prepared, split: str, context: int, cfg: DictConfig) -> Iterat
         yield ok("lengths", message)
 
 
-def rows(dataset: "Windows | Rows", split: str, cfg: DictConfig) -> Iterator[CheckResult]:
+def rows(dataset: "Rows", split: str, cfg: DictConfig) -> Iterator[CheckResult]:
     from lm.batch import NO_LABEL
 
     if split == "train" and len(dataset) < cfg.data.batch_size:

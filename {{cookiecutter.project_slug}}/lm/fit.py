@@ -17,8 +17,9 @@ from harness.hardware import Picks, pick, world_size
 from harness.run.folder import Run
 from harness.trainer import attempt, fit, limits, total_steps
 from lm.batch import TokenBatch
+from lm.data.datamodule import APART
 from lm.data.show import show
-from lm.models.attention import pick_attention
+from lm.models.attention import GPU_ONLY, pick_attention, refuse_leaks
 from lm.models.build import build_model, context_length, count_parameters, model_config, vocabulary_size
 from lm.module import LmModule
 from lm.summary import print_summary
@@ -90,6 +91,8 @@ def pick_hardware(cfg: DictConfig, config: PretrainedConfig | None, steps: int, 
 def build_module(cfg: DictConfig, config: PretrainedConfig | None, data: Any, picks: Picks, steps: int) -> LmModule:
     """Return the model with its optimizer and schedule, still without weights of an earlier attempt."""
     model = build_model(cfg.model, config, attention=picks.attention, special_ids=data.special_ids)
+    if getattr(data, "packing", True) in APART and picks.attention not in GPU_ONLY:
+        refuse_leaks(model)
     make_optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")
     schedule = {key: value for key, value in cfg.scheduler.items() if key != "_target_"}
     make_scheduler = functools.partial(get_method(cfg.scheduler["_target_"]), total_steps=steps, **schedule)

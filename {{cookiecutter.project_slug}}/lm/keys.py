@@ -61,7 +61,9 @@ class Data(Section):
     batch_size: Positive = key("the sequences per micro-batch and device")
     num_workers: Count = extra("the number of loader processes; 0 loads in the training process")
     prompt: str = key("what samples and generate.py continue; an empty one begins a document")
-    packing: Flag = extra("let documents follow one another in a window; false for a row each, cut or padded")
+    packing: Flag | Literal["document", "best_fit"] = extra(
+        "let documents follow one another in a window; document and best_fit keep them apart there; false: a row each"
+    )
     prepared: Text = extra("the folder of tokenizers and token files")
 
 
@@ -116,6 +118,14 @@ class Keys(Root):
         yield from super().complaints(cfg)
         config = cfg.model.get("config")
         target = "" if config is None or isinstance(config, str) else str(config.get("_target_", ""))
+        apart = cfg.data.get("packing") in ("document", "best_fit")
+        # transformers looks at the positions of a single row only.
+        if apart and cfg.model.get("attention") == "flash_attention_2" and cfg.data.batch_size > 1:
+            n = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches
+            yield (
+                "flash_attention_2 keeps the documents of a window apart only in batches of one row: set "
+                f"data.batch_size=1 trainer.accumulate_grad_batches={n}, or model.attention=sdpa."
+            )
         if target.startswith("transformers."):
             yield from _sizes(config, _attribute_map(cls.defined_in(target)))
 

@@ -32,7 +32,7 @@ class Material:
                 source.check()
 
     def fingerprints(self) -> list[str | None]:
-        return [self.source.fingerprint(), self.validation and self.validation.fingerprint()]
+        return [self.source.fingerprint(), None if self.validation is None else self.validation.fingerprint()]
 
     def documents(self) -> Iterator[tuple[str, Document]]:
         """Yield all documents in their order, each with its split."""

@@ -1,27 +1,36 @@
 """The data of a language model: documents prepared once into token files, seen as windows of the model's context."""
 
+import logging
 from collections.abc import Sized
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from harness.batch import Batch
+from harness.data import layout
 from harness.data.exact import ExactData
 from harness.errors import UserError
 from lm.batch import NO_LABEL
 from lm.data.prepare import Prepared, Recipe, prepare
 from lm.data.sources import Source
 from lm.data.tokenizer import TokenizerChoice
-from lm.data.windows import Rows, Windows
+from lm.data.windows import Rows
+
+log = logging.getLogger(__name__)
+
+Packing = bool | Literal["document", "best_fit"]
+APART = ("document", "best_fit")  # documents of a window do not see one another
 
 
 class LmData(ExactData):
     """Batches as lm/batch.py describes them, (B, T), from a source of documents.
 
-    packing: documents follow one another in a window; else a row for each, cut or padded. limit, val_fraction,
+    packing: documents follow one another in a window (true), there without seeing one another (document), or placed
+    whole so that little is padded (best_fit); false gives each a row, cut or padded. limit, val_fraction,
     validation, tokenizer: see prepare.py. prepared: the folder of prepared folders.
     """
 
@@ -34,7 +43,7 @@ class LmData(ExactData):
         *,
         batch_size: int,
         num_workers: int = 0,
-        packing: bool = True,
+        packing: Packing = True,
         limit: int | float | None = None,
         val_fraction: float = 0.05,
         validation: Source | None = None,
@@ -67,6 +76,8 @@ class LmData(ExactData):
         """See a prepared folder as windows of `context` tokens."""
         self.prepared, self.tokenizer, self.context = prepared, prepared.tokenizer, context
         self.train_set = windows(prepared, "train", context, packing=self.packing)
+        if self.packing in APART:
+            refuse_unended(prepared, "train")
         held_out = prepared.meta["val"]["tokens"] > 0
         self.val_set = windows(prepared, "val", context, packing=self.packing) if held_out else None
 
@@ -89,15 +100,46 @@ class LmData(ExactData):
         return collate(rows, self.batch_size)
 
 
-def windows(prepared: Prepared, split: str, context: int, *, packing: bool = True) -> Windows | Rows:
-    """Return one split as windows across documents, or without `packing` as a row for each document.
+def windows(prepared: Prepared, split: str, context: int, *, packing: Packing = True) -> Rows:
+    """Return one split as rows of `context` tokens, and say what is cut and padded.
 
-    Training drops the last tokens that fill no window; validation pads and keeps them.
+    Where windows go across documents, training drops the last tokens that fill none; validation pads and keeps them.
     """
-    file, loss_mask = prepared.numbers(split), prepared.loss_mask(split)
-    if packing:
-        return Windows(file, prepared.dtype, context, loss_mask=loss_mask, keep_last=split == "val")
-    return Rows(file, prepared.dtype, context, prepared.ends(split), loss_mask=loss_mask)
+    file, ends, keep_last = prepared.numbers(split), prepared.ends(split), split == "val"
+    total = file.stat().st_size // np.dtype(prepared.dtype).itemsize
+    chosen: layout.Layout
+    match packing:
+        case True:
+            chosen = layout.Windows(total, context, keep_last=keep_last)
+        case False:
+            chosen = layout.Alone(ends, context)
+        case "document":
+            chosen = layout.Apart(ends, total, context, keep_last=keep_last)
+        case _:
+            chosen = layout.BestFit(ends, context)
+    if (waste := chosen.waste()) and waste.rows:
+        lost = f", which loses {waste.lost:,} of their tokens" if waste.lost else ""
+        log.info(
+            "%s: %s documents in %s rows; %s are cut at %s tokens%s; %s of all positions are padding.",
+            *(split, f"{waste.documents:,}", f"{waste.rows:,}", f"{waste.cut:,}", f"{context:,}", lost),
+            f"{waste.padding / (waste.rows * context):.1%}",
+        )
+    return Rows(file, prepared.dtype, chosen, loss_mask=prepared.loss_mask(split))
+
+
+def refuse_unended(prepared: Prepared, split: str) -> None:
+    """Raise UserError unless each document ends with the token for that: a model learns from it where to stop."""
+    ends = layout.read_ends(prepared.ends(split))
+    if not len(ends):
+        return
+    last = np.memmap(prepared.numbers(split), dtype=prepared.dtype, mode="r")[ends - 1]
+    end = prepared.special_ids["eos_token_id"]
+    if (wrong := np.flatnonzero(last != end)).size:
+        raise UserError(
+            f"{wrong.size:,} of {len(ends):,} documents in {prepared.numbers(split).as_posix()} do not end with token "
+            f"{end}, which ends a text; the first is document {wrong[0]:,}.",
+            cure="Remove that folder, so that it is prepared again.",
+        )
 
 
 def collate(rows: list[dict[str, Tensor]], batch_size: int) -> Batch:

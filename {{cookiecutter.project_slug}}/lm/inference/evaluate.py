@@ -101,6 +101,8 @@ def other_data(trained: Trained, path: str, folder: Path) -> Prepared:
 def score(trained: Trained, prepared: Prepared, batch_size: int = 8) -> tuple[float, int]:
     """Return the sum of losses in nats over the validation tokens, each predicted once, and their number. In
     float32, and in windows or in rows as the run was trained."""
+    if trained.attention == "flash_attention_2":  # it keeps documents apart in batches of one row only
+        batch_size = 1
     loader: DataLoader[dict[str, Tensor]] = DataLoader(
         windows(prepared, "val", trained.context, packing=trained.cfg.data.get("packing", True)),
         batch_size=batch_size,
