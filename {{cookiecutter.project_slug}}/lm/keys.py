@@ -54,6 +54,7 @@ class Data(Section):
     path: Text | None = extra("a file, a folder or a glob of UTF-8 text")
     column: Text | None = extra("the column of a table that holds the text")
     on_bad: Literal["error", "skip"] = extra("a row without text stops the preparation, or is left out")
+    sets: dict[Any, Any] = extra("of a mixture: {NAME: {data: …, weight: …, and options of that data config}}")
     limit: Above0 | None = extra("use a share (0.1, 1.0) or a number (1, 100) of the documents; null for all")
     val_fraction: Annotated[Share, Le(0.5)] = extra("the share of the documents held out for validation; 0 for none")
     val_path: Text | None = extra("validation text of its own: a path as `path`; then nothing is held out")
@@ -141,6 +142,11 @@ class Keys(Root):
                     instantiate(source, path=cfg.data.val_path).check()
                 except UserError as error:
                     raise UserError(str(error).replace("data.path", "data.val_path")) from error
+        if cfg.data.get("sets") is not None:
+            from lm.data.sets import materials
+
+            for material in materials(cfg.data.sets, cfg.data.val_fraction, cfg.seed).values():
+                material.check()
 
 
 def _sizes(config: "DictConfig", names: dict[str, str]) -> Iterator[str]:

@@ -10,8 +10,10 @@ memory does not grow with it. `harness.run.artifact` says what happens to a fold
 
 import functools
 import hashlib
+import itertools
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 FORMAT = 4
 # Of training text in memory, for the tokenizer to learn from. More makes it hardly better, and its own tables larger.
 SAMPLE_BYTES = 64 << 20
+
+Extras = tuple[list[str], str | None]  # special tokens, a chat template
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,27 @@ def prepare(
     return prepared
 
 
+def shared_tokenizer(
+    materials: Sequence[tuple[Material, float]], recipe: Recipe, root: Path, choice: TokenizerChoice
+) -> Path:
+    """Return the folder of one tokenizer for several sets, which learns from a share of text of each."""
+    extras = [_extras(material.source) for material, _ in materials]
+    special = list(dict.fromkeys(token for tokens, _ in extras for token in tokens))
+    template = next((template for _, template in extras if template), None)
+    content: list[Any] = [[*material.fingerprints(), share] for material, share in materials]
+    content += [choice.fingerprint(), special, template, asdict(recipe)]
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    def make(folder: Path) -> dict[str, Any]:
+        samples = [material.survey(int(SAMPLE_BYTES * share)).sample for material, share in materials]
+        tokenizer = _write_tokenizer(list(itertools.chain(*samples)), (special, template), recipe, choice, folder)
+        return {"recipe": asdict(recipe), "vocab_size": tokenizer.get_vocab_size()}
+
+    with artifact.writable(root, instead="data.prepared=FOLDER"):
+        artifact.obtain(root, key, make)
+    return root / key
+
+
 def encode_only(tokenizer: Tokenizer, end: int, source: Source, folder: Path) -> Prepared:
     """Write all documents of `source` to `folder` as validation text, encoded with a tokenizer that exists already."""
     progress = Progress(getattr(source, "size", 0), tokenizer.get_vocab_size())
@@ -124,7 +149,7 @@ def _make(material: Material, recipe: Recipe, choice: TokenizerChoice, folder: P
     """Write the files, going on with what an earlier attempt left in `folder`."""
 
     def begin(sample: Sample) -> int:
-        return _write_tokenizer(sample, material.source, recipe, choice, folder).get_vocab_size()
+        return _write_tokenizer(list(sample), _extras(material.source), recipe, choice, folder).get_vocab_size()
 
     def encoder() -> numbers.Encode:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -148,10 +173,10 @@ def _counts(progress: Progress) -> dict[str, Any]:
 
 
 def _write_tokenizer(
-    sample: Sample, source: Source, recipe: Recipe, choice: TokenizerChoice, folder: Path
+    sample: list[bytes], extras: Extras, recipe: Recipe, choice: TokenizerChoice, folder: Path
 ) -> Tokenizer:
     log.info("The tokenizer (%s) learns from %s documents", choice, f"{len(sample):,}")
-    special, template = _extras(source)
+    special, template = extras
     texts = (content.decode("utf-8", "surrogatepass") for content in sample)
     tokenizer = choice.build(texts, recipe.vocab_size, len(sample), special=special)
     config = tokenizer_config(choice.names(tokenizer), special)
@@ -162,6 +187,6 @@ def _write_tokenizer(
     return tokenizer
 
 
-def _extras(source: Source) -> tuple[list[str], str | None]:
+def _extras(source: Source) -> Extras:
     """Return the special tokens and the chat template of a source, which few have."""
     return list(getattr(source, "special_tokens", ())), getattr(source, "chat_template", None)
