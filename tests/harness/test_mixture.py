@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from harness.config.check import check
-from harness.data.mixture import Schedule, pattern, weights_of
+from harness.data.mixture import Schedule, pattern
+from harness.data.sets import weights_of
 from harness.errors import UserError
 from lm.fit import build_data
 from lm.keys import Keys

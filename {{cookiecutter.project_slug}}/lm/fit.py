@@ -12,12 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig
 
 from harness.checkpoint.resume import starting_point
+from harness.data.layout import APART
 from harness.data.material import validation_source
 from harness.hardware import Picks, pick, world_size
 from harness.run.folder import Run
 from harness.trainer import attempt, fit, limits, total_steps
 from lm.batch import TokenBatch
-from lm.data.datamodule import APART
 from lm.data.show import show
 from lm.models.attention import GPU_ONLY, pick_attention, refuse_leaks
 from lm.models.build import build_model, context_length, count_parameters, model_config, vocabulary_size

@@ -53,7 +53,7 @@ class Data(Section):
     source: dict[Any, Any] = extra("where documents come from: a class with `check`, `fingerprint` and `documents`")
     path: Text | None = extra("a file, a folder or a glob of UTF-8 text")
     column: Text | None = extra("the column of a table that holds the text")
-    on_bad: Literal["error", "skip"] = extra("a row without text stops the preparation, or is left out")
+    on_bad: Literal["error", "skip"] | None = extra("what cannot be used stops the preparation (null), or is left out")
     sets: dict[Any, Any] = extra("of a mixture: {NAME: {data: …, weight: …, and options of that data config}}")
     limit: Above0 | None = extra("use a share (0.1, 1.0) or a number (1, 100) of the documents; null for all")
     val_fraction: Annotated[Share, Le(0.5)] = extra("the share of the documents held out for validation; 0 for none")
@@ -143,7 +143,7 @@ class Keys(Root):
                 except UserError as error:
                     raise UserError(str(error).replace("data.path", "data.val_path")) from error
         if cfg.data.get("sets") is not None:
-            from lm.data.sets import materials
+            from harness.data.sets import materials
 
             for material in materials(cfg.data.sets, cfg.data.val_fraction, cfg.seed).values():
                 material.check()

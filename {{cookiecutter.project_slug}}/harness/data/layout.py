@@ -9,15 +9,24 @@ A row is a list of (start, end), together at most `length` numbers. It is a func
 so that the order of training knows rows by their index, and a resumed run finds the same ones.
 """
 
+import logging
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.data.numbers import Numbers
+from harness.errors import UserError
+
+log = logging.getLogger(__name__)
+
 BUFFER = 1 << 16  # pieces that are placed together: more would waste less, and take longer
+
+Packing = bool | Literal["document", "best_fit"]
+APART = ("document", "best_fit")  # documents of a row do not see one another
 
 Stretch = tuple[int, int]
 
@@ -102,7 +111,7 @@ class Alone:
         start, end = int(ends[index - 1]) if index else 0, int(ends[index])
         return [(start, min(end, start + self.length))]
 
-    def waste(self) -> Waste | None:
+    def waste(self) -> Waste:
         sizes = np.diff(read_ends(self.ends), prepend=0)
         over, under = (sizes - self.length).clip(min=0), (self.length - sizes).clip(min=0)
         return Waste(self.size, self.size, int((over > 0).sum()), int(over.sum()), int(under.sum()))
@@ -134,9 +143,39 @@ class BestFit:
         chosen = self.stretches[self.borders[index] : self.borders[index + 1]].tolist()
         return [(start, end) for start, end in chosen]
 
-    def waste(self) -> Waste | None:
+    def waste(self) -> Waste:
         used = int((self.stretches[:, 1] - self.stretches[:, 0]).sum())
         return Waste(self.documents, len(self), self.cut, 0, len(self) * self.length - used)
+
+
+def choose(packing: Packing, numbers: Numbers, split: str, length: int, *, keep_last: bool) -> Layout:
+    """Return the layout that `data.packing` names, and say what it cuts and pads."""
+    ends, total = numbers.ends(split), numbers.numbers(split).stat().st_size // np.dtype(numbers.dtype).itemsize
+    if packing is True:
+        return Windows(total, length, keep_last=keep_last)
+    if packing == "document":
+        return Apart(ends, total, length, keep_last=keep_last)
+    chosen = BestFit(ends, length) if packing else Alone(ends, length)
+    if (waste := chosen.waste()).rows:
+        lost = f", which loses {waste.lost:,} of their tokens" if waste.lost else ""
+        log.info(
+            "%s: %s documents in %s rows; %s are cut at %s tokens%s; %s of all positions are padding.",
+            *(split, f"{waste.documents:,}", f"{waste.rows:,}", f"{waste.cut:,}", f"{length:,}", lost),
+            f"{waste.padding / (waste.rows * length):.1%}",
+        )
+    return chosen
+
+
+def refuse_unended(numbers: Numbers, split: str, end: int | None) -> None:
+    """Raise UserError unless each document ends with the number for that: a model learns from it where to stop."""
+    ends, file = read_ends(numbers.ends(split)), numbers.numbers(split)
+    last = np.memmap(file, dtype=numbers.dtype, mode="r")[ends - 1] if len(ends) else ends
+    if (wrong := np.flatnonzero(last != end)).size:
+        raise UserError(
+            f"{wrong.size:,} of {len(ends):,} documents in {file.as_posix()} do not end with token {end}, which ends a "
+            f"text; the first is document {wrong[0]:,}.",
+            cure="Remove that folder, so that it is prepared again.",
+        )
 
 
 def read_ends(file: Path) -> npt.NDArray[np.int64]:

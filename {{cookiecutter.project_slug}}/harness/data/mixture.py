@@ -2,22 +2,21 @@
 position. Nothing is drawn at random, so the weights hold at every position, and nothing but the cursor is needed to
 resume."""
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import ConcatDataset, Dataset
 
-from harness.config.check import check
-from harness.config.compose import compose
-from harness.config.names import choices, nearest
+from harness.data.exact import ExactData
 from harness.data.order import shuffled
 from harness.errors import UserError
 
-LONGEST = 100_000  # positions after which a pattern has to repeat itself
+log = logging.getLogger(__name__)
 
 
 class Schedule:
@@ -62,49 +61,18 @@ def pattern(weights: Sequence[Fraction]) -> npt.NDArray[np.int64]:
     return np.array(chosen, dtype=np.int64)
 
 
-def weights_of(sets: Mapping[str, Mapping[str, Any]]) -> list[Fraction]:
-    """Return each set's `weight` as a share of all. Raises UserError for what is not a number above 0."""
-    given = {name: options.get("weight") for name, options in sets.items()}
-    for name, weight in given.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
-            raise UserError(f"data.sets.{name}.weight={weight} is not a number above 0.", cure="Say weight: 0.5, say.")
-    parts = [Fraction(str(weight)) for weight in given.values()]
-    shares = [part / sum(parts) for part in parts]
-    if math.lcm(*(share.denominator for share in shares)) > LONGEST:
-        raise UserError(
-            f"The weights {', '.join(map(str, given.values()))} hold exactly only over more than {LONGEST:,} windows.",
-            cure="Take fewer digits: 0.5, 0.3 and 0.2, or 5, 3 and 2.",
-        )
-    return shares
-
-
-def configs_of(sets: Mapping[str, Mapping[str, Any]], own: Sequence[str]) -> dict[str, DictConfig]:
-    """Return the config of each set: the data config that it names with `data` (by default as it is called itself), and
-    its options on top. `own` are options that only a set has, not the mixture. Raises UserError."""
-    if not sets:
-        raise UserError(
-            "data=mixture needs to know which sets.",
-            cure="Type 'data.sets={code:{data:stdlib,weight:0.7},prose:{data:text,path:PATH,weight:0.3}}'.",
-        )
-    return {name: _config(name, dict(options), own) for name, options in sets.items()}
-
-
-def _config(name: str, options: dict[str, Any], own: Sequence[str]) -> DictConfig:
-    data = str(options.pop("data", name))
-    options.pop("weight", None)
-    if data not in choices("data") or data == "mixture":
-        known = [choice for choice in choices("data") if choice not in ("mixture", "base")]
-        raise UserError(f"data.sets.{name}: there is no data={data}.{nearest(data, known)}", cure="See conf/data/.")
-    for key in options:
-        if key not in own:
-            raise UserError(
-                f"data.sets.{name}.{key}: a set of a mixture has no such option.{nearest(key, [*own])}",
-                cure=f"It has {', '.join(own)}; the rest is the mixture's: data.{key}=…",
-            )
-    cfg = compose([f"data={data}"])
-    cfg = OmegaConf.merge(cfg, {"data": options})  # type: ignore[assignment]
-    try:
-        check(cfg)
-    except UserError as error:
-        raise UserError(f"data.sets.{name}: {error}") from error
-    return cfg.data  # type: ignore[no-any-return]
+def mix(
+    data: ExactData, train: Mapping[str, Dataset[Any]], val: Mapping[str, Dataset[Any]], weights: Sequence[Fraction]
+) -> None:
+    """Let a data module train on several sets by weight, and validate on each by itself. Raises UserError."""
+    sizes = [len(cast(Sized, rows)) for rows in train.values()]
+    if not all(sizes):
+        empty = ", ".join(name for name, size in zip(train, sizes, strict=True) if not size)
+        cure = "Use more text, or leave it out of data.sets."
+        raise UserError(f"The training text of {empty} fills not one window.", cure=cure)
+    data.train_set, data.order = ConcatDataset(train.values()), (order := Schedule(sizes, weights, data.seed))
+    for name, size, weight, times in zip(train, sizes, weights, order.epochs(sum(sizes)), strict=True):
+        numbers = f"{size:,}", f"{float(weight):.1%}", f"{times:.1f}", f"{sum(sizes):,}"
+        log.info("%s: %s windows, %s of the mixture; seen %s times in %s windows.", name, *numbers)
+    data.val_set = ConcatDataset(val.values()) if val else None
+    data.val_parts = {name: len(cast(Sized, rows)) for name, rows in val.items()} or None

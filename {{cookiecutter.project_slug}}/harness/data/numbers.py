@@ -98,7 +98,7 @@ def prepare(
     """
     with GrowingFiles(folder) as files:
         if files.state is None:
-            found = material.survey(sample)
+            found = material.survey(sample, folder / "skipped.jsonl")
             progress = Progress(found.total, begin(found.sample))
             files.save(asdict(progress))
         else:

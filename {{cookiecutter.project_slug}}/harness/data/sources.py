@@ -39,12 +39,18 @@ class FileSource(Files):
 
     def documents(self) -> Iterator[Document]:
         for file in self.files:
-            if len(self.files) == 1 or file.stat().st_size > LARGEST_DOCUMENT:
-                with on_disk.reading(file) as stream:
-                    for number, block in enumerate(on_disk.blocks(stream)):
-                        yield Document(f"{self.relative(file)}#{number}", block)
-            elif (text := _read(file)).strip():
-                yield Document(self.relative(file), text)
+            try:
+                yield from self._documents(file)
+            except UserError as error:  # the rest of it cannot be read
+                self.bad(file.as_posix(), error.what, error)
+
+    def _documents(self, file: Path) -> Iterator[Document]:
+        if len(self.files) == 1 or file.stat().st_size > LARGEST_DOCUMENT:
+            with on_disk.reading(file) as stream:
+                for number, block in enumerate(on_disk.blocks(stream)):
+                    yield Document(f"{self.relative(file)}#{number}", block)
+        elif (text := _read(file)).strip():
+            yield Document(self.relative(file), text)
 
 
 class StdlibSource(FileSource):
@@ -66,7 +72,9 @@ class StdlibSource(FileSource):
 class TextSource(FileSource):
     """A file, a folder (all its *.txt, *.md, *.py …: every file that is text), or a glob of UTF-8 text."""
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, on_bad: str | None = None) -> None:
+        refuse_policy(on_bad)
+        self.on_bad = on_bad
         if path is None:
             raise UserError(
                 "data=text needs to know which text.", cure="Name a file, a folder or a glob: data=text data.path=PATH."
@@ -98,6 +106,12 @@ class TextSource(FileSource):
         super().check()
 
 
+def refuse_policy(on_bad: str | None) -> None:
+    """Raise UserError for what is not a policy; None is error."""
+    if on_bad not in (None, "error", "skip"):
+        raise UserError(f"data.on_bad={on_bad} is neither error nor skip.")
+
+
 def group_for(path: Path, files: Iterable[Path]) -> str | None:
     """Return the group that reads most of the bytes at `path`, None where they are for data=text."""
     if is_saved(path):
@@ -124,7 +138,8 @@ def _is_chat(file: Path) -> bool:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        with on_disk.readable(file):
+            return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         if file.suffix == ".py":  # a source file that declares another encoding; the standard library has a few
             return file.read_text(encoding="latin-1")

@@ -4,7 +4,6 @@ A row without text in that column stops the preparation, with its file and numbe
 """
 
 import hashlib
-import logging
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +11,8 @@ from typing import Any
 
 from harness.data import files as on_disk
 from harness.data.documents import Document
-from harness.data.sources import FileSource, is_saved
+from harness.data.sources import FileSource, is_saved, refuse_policy
 from harness.errors import UserError
-
-log = logging.getLogger(__name__)
 
 
 class RowSource(FileSource):
@@ -30,8 +27,7 @@ class RowSource(FileSource):
     def __init__(self, path: str | None, column: str = "text", on_bad: str = "error") -> None:
         if path is None:
             raise UserError(f"data={self.name} needs to know which files.", cure=self.cure)
-        if on_bad not in ("error", "skip"):
-            raise UserError(f"data.on_bad={on_bad} is neither error nor skip.")
+        refuse_policy(on_bad)
         self.path, self.column, self.on_bad = path, column, on_bad
         root, found = on_disk.find(path)
         super().__init__(root, [file for file in found if len(found) == 1 or on_disk.suffix(file) in self.suffixes])
@@ -48,19 +44,21 @@ class RowSource(FileSource):
         return hashlib.sha256(f"{super().fingerprint()} {self.column} {self.on_bad}".encode()).hexdigest()
 
     def documents(self) -> Iterator[Document]:
-        left_out = 0
         for file in self.files:
-            for number, row in self.rows(file):
+            for number, row in self._readable(file):
                 try:
                     document = self.document(f"{self.relative(file)}:{number}", row)
                 except ValueError as error:
-                    if self.on_bad == "error":
-                        raise UserError(f"{file}:{number} {error}.", cure=self.cure_of_row) from error
-                    left_out += 1
+                    where, why = f"{file}:{number}", str(error)
+                    self.bad(where, why, UserError(f"{where} {why}.", cure=self.cure_of_row))
                 else:
                     yield document
-        if left_out:
-            log.warning("%s rows without text in the column %s were left out.", f"{left_out:,}", self.column)
+
+    def _readable(self, file: Path) -> Iterator[tuple[int, Any]]:
+        try:
+            yield from self.rows(file)
+        except UserError as error:  # the rest of it cannot be read
+            self.bad(file.as_posix(), error.what, error)
 
     def rows(self, file: Path) -> Iterator[tuple[int, Any]]:
         """Yield the rows of a file, each with a number that finds it. What cannot be read is not a dict."""

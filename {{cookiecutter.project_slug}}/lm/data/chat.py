@@ -24,8 +24,8 @@ class ChatSource(JsonlSource):
     cure = "Name a .jsonl file, a folder or a glob with data.path=PATH. One file ships: devtools/chat.jsonl."
     cure_of_row = "The forms that are read are described in docs/data.md."
 
-    def __init__(self, path: str | None) -> None:
-        super().__init__(path)
+    def __init__(self, path: str | None, on_bad: str | None = None) -> None:
+        super().__init__(path, on_bad=on_bad or "error")
 
     @property
     def chat_template(self) -> str:

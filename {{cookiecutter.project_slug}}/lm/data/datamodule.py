@@ -1,11 +1,9 @@
 """The data of a language model: documents prepared once into token files, seen as windows of the model's context."""
 
-import logging
 from collections.abc import Sized
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -13,17 +11,13 @@ from torch import Tensor
 from harness.batch import Batch
 from harness.data import layout
 from harness.data.exact import ExactData
+from harness.data.layout import APART, Packing
 from harness.errors import UserError
 from lm.batch import NO_LABEL
 from lm.data.prepare import Prepared, Recipe, prepare
 from lm.data.sources import Source
 from lm.data.tokenizer import TokenizerChoice
 from lm.data.windows import Rows
-
-log = logging.getLogger(__name__)
-
-Packing = bool | Literal["document", "best_fit"]
-APART = ("document", "best_fit")  # documents of a window do not see one another
 
 
 class LmData(ExactData):
@@ -77,7 +71,7 @@ class LmData(ExactData):
         self.prepared, self.tokenizer, self.context = prepared, prepared.tokenizer, context
         self.train_set = windows(prepared, "train", context, packing=self.packing)
         if self.packing in APART:
-            refuse_unended(prepared, "train")
+            layout.refuse_unended(prepared, "train", prepared.special_ids["eos_token_id"])
         held_out = prepared.meta["val"]["tokens"] > 0
         self.val_set = windows(prepared, "val", context, packing=self.packing) if held_out else None
 
@@ -105,41 +99,8 @@ def windows(prepared: Prepared, split: str, context: int, *, packing: Packing = 
 
     Where windows go across documents, training drops the last tokens that fill none; validation pads and keeps them.
     """
-    file, ends, keep_last = prepared.numbers(split), prepared.ends(split), split == "val"
-    total = file.stat().st_size // np.dtype(prepared.dtype).itemsize
-    chosen: layout.Layout
-    match packing:
-        case True:
-            chosen = layout.Windows(total, context, keep_last=keep_last)
-        case False:
-            chosen = layout.Alone(ends, context)
-        case "document":
-            chosen = layout.Apart(ends, total, context, keep_last=keep_last)
-        case _:
-            chosen = layout.BestFit(ends, context)
-    if (waste := chosen.waste()) and waste.rows:
-        lost = f", which loses {waste.lost:,} of their tokens" if waste.lost else ""
-        log.info(
-            "%s: %s documents in %s rows; %s are cut at %s tokens%s; %s of all positions are padding.",
-            *(split, f"{waste.documents:,}", f"{waste.rows:,}", f"{waste.cut:,}", f"{context:,}", lost),
-            f"{waste.padding / (waste.rows * context):.1%}",
-        )
-    return Rows(file, prepared.dtype, chosen, loss_mask=prepared.loss_mask(split))
-
-
-def refuse_unended(prepared: Prepared, split: str) -> None:
-    """Raise UserError unless each document ends with the token for that: a model learns from it where to stop."""
-    ends = layout.read_ends(prepared.ends(split))
-    if not len(ends):
-        return
-    last = np.memmap(prepared.numbers(split), dtype=prepared.dtype, mode="r")[ends - 1]
-    end = prepared.special_ids["eos_token_id"]
-    if (wrong := np.flatnonzero(last != end)).size:
-        raise UserError(
-            f"{wrong.size:,} of {len(ends):,} documents in {prepared.numbers(split).as_posix()} do not end with token "
-            f"{end}, which ends a text; the first is document {wrong[0]:,}.",
-            cure="Remove that folder, so that it is prepared again.",
-        )
+    chosen = layout.choose(packing, prepared, split, context, keep_last=split == "val")
+    return Rows(prepared.numbers(split), prepared.dtype, chosen, loss_mask=prepared.loss_mask(split))
 
 
 def collate(rows: list[dict[str, Tensor]], batch_size: int) -> Batch:

@@ -2,19 +2,17 @@
 
 import hashlib
 import json
-import logging
-from collections.abc import Mapping, Sized
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
-from torch.utils.data import ConcatDataset
-
-from harness.data.mixture import Schedule, weights_of
-from harness.errors import UserError
-from lm.data.datamodule import APART, LmData, refuse_unended, windows
+from harness.data import layout
+from harness.data.layout import APART
+from harness.data.mixture import mix
+from harness.data.sets import weights_of
+from lm.data.datamodule import LmData, windows
 from lm.data.prepare import Prepared, Recipe
 from lm.data.sets import prepare_sets
-
-log = logging.getLogger(__name__)
+from lm.data.tokenizer import TokenizerChoice
 
 
 class MixtureData(LmData):
@@ -30,29 +28,21 @@ class MixtureData(LmData):
     def connect(self, *, vocab_size: int, context: int, seed: int, **_: Any) -> None:  # type: ignore[override]
         self.seed, self.context = seed, context
         recipe = Recipe(vocab_size, self.val_fraction, seed, self.limit)
-        folder, prepared = prepare_sets(self.sets, recipe, self.folder, self.choice)
-        self.prepared = Prepared(folder, {"sets": {name: part.meta for name, part in prepared.items()}})
-        self.tokenizer, self.parts = self.prepared.tokenizer, prepared
-        train = {name: windows(part, "train", context, packing=self.packing) for name, part in prepared.items()}
-        if empty := [name for name, rows in train.items() if not len(rows)]:
-            raise UserError(
-                f"The training text of {', '.join(empty)} fills not one window of {context} tokens.",
-                cure="Use more text, or leave it out of data.sets.",
-            )
+        folder, self.parts = prepare_sets(self.sets, recipe, self.folder, self.choice or TokenizerChoice())
+        self.prepared = Prepared(folder, {"sets": {name: part.meta for name, part in self.parts.items()}})
+        self.tokenizer = self.prepared.tokenizer
+        rows = {
+            split: {
+                name: windows(part, split, context, packing=self.packing)
+                for name, part in self.parts.items()
+                if split == "train" or part.meta[split]["tokens"]
+            }
+            for split in ("train", "val")
+        }
         if self.packing in APART:
-            for part in prepared.values():
-                refuse_unended(part, "train")
-        self.train_set = ConcatDataset(train.values())
-        sizes = [len(rows) for rows in train.values()]
-        shares = weights_of(self.sets)
-        self.order = Schedule(sizes, shares, seed)
-        for name, size, share, times in zip(train, sizes, shares, self.order.epochs(sum(sizes)), strict=True):
-            numbers = f"{size:,}", f"{float(share):.1%}", f"{times:.1f}", f"{sum(sizes):,}"
-            log.info("%s: %s windows, %s of the mixture; seen %s times in %s windows.", name, *numbers)
-        held_out = {name: part for name, part in prepared.items() if part.meta["val"]["tokens"]}
-        val = {name: windows(part, "val", context, packing=self.packing) for name, part in held_out.items()}
-        self.val_set = ConcatDataset(val.values()) if val else None
-        self.val_parts = {name: len(cast(Sized, rows)) for name, rows in val.items()} or None
+            for part in self.parts.values():
+                layout.refuse_unended(part, "train", self.special_ids["eos_token_id"])
+        mix(self, rows["train"], rows["val"], weights_of(self.sets))
 
     @property
     def described(self) -> dict[str, Any]:
