@@ -14,10 +14,11 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from harness.data.conversations import normalized
 from harness.data.files import json_rows
 from harness.errors import UserError
 from lm.batch import NO_LABEL
-from lm.data.chat import TEMPLATE, ChatSource, normalized, rendered
+from lm.data.chat import TEMPLATE, ChatSource, rendered
 from lm.data.datamodule import LmData, windows
 from lm.data.prepare import Prepared, Recipe, prepare
 from lm.data.show import LEGEND, show
@@ -146,7 +147,7 @@ def test_what_is_no_conversation_is_named_with_file_and_line(tmp_path: Path, lin
 
 def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes('{"messages": "ä"}'.encode("latin-1"))
-    with pytest.raises(UserError, match=r"latin.jsonl is not UTF-8"):
+    with pytest.raises(UserError, match=r"latin.jsonl:1 .*not UTF-8"):
         list(ChatSource(str(tmp_path)).documents())
 
 

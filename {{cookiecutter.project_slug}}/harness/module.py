@@ -81,9 +81,9 @@ class GuardedModule(LightningModule):
 
     def count_validation(self, total: Tensor, labels: Tensor | float) -> None:
         """Count the summed loss of a validation batch. `val/loss` is the mean over all labels of all ranks: each counts
-        once, whatever batch it fell to."""
+        once, whatever batch it fell to. `val/loss/NAME` is that of a set where validation has several."""
         labels = torch.as_tensor(labels, dtype=torch.float32, device=total.device)
-        self._validation += torch.stack((total.float(), labels)).to(self._validation)
+        self._validation[self._part] += torch.stack((total.float(), labels)).to(self._validation)
 
     def sharded_layers(self) -> list[nn.Module]:
         """Return the modules whose weights `trainer=fsdp` gathers one after the other; each has to be called, not only
@@ -141,14 +141,17 @@ class GuardedModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         # float64, in which a sum over billions of labels keeps its digits; Apple's GPUs have none.
-        self._validation = torch.zeros(
-            2, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device
-        )
+        parts = getattr(self.trainer.datamodule, "val_parts", None) or {"": 0}  # type: ignore[attr-defined]
+        self._parts, self._part, device = list(parts), 0, "cpu" if self.device.type == "mps" else self.device
+        self._validation = torch.zeros(len(parts), 2, dtype=torch.float64, device=device)
 
     def on_validation_epoch_end(self) -> None:
-        gathered = cast(Tensor, self.all_gather(self._validation))  # (2), with several ranks (ranks, 2)
-        total, labels = gathered.reshape(-1, 2).sum(dim=0)
+        gathered = cast(Tensor, self.all_gather(self._validation))  # (parts, 2), with several ranks (ranks, parts, 2)
+        sums = gathered.reshape(-1, *self._validation.shape).sum(dim=0)
+        total, labels = sums.sum(dim=0)
         self.log("val/loss", (total / labels.clamp(min=1)).float())
+        for name, (total, labels) in zip(self._parts, sums, strict=True) if len(sums) > 1 else ():
+            self.log(f"val/loss/{name}", (total / labels.clamp(min=1)).float())
         self.validated_at = self.trainer.global_step
 
     def on_train_start(self) -> None:
@@ -246,6 +249,8 @@ def _validated(validation_step: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(validation_step)
     def step(self: GuardedModule, batch: Batch, *args: Any, **kwargs: Any) -> None:
         counted, strategy = self._validation.clone(), self.trainer.strategy
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
+        self._part = data.val_part(args[0]) if len(self._parts) > 1 else 0
         self.splitter.format = self.format
         self.splitter.validate(
             lambda rows: validation_step(self, rows, *args, **kwargs),

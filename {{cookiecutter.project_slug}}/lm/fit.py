@@ -12,13 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig
 
 from harness.checkpoint.resume import starting_point
+from harness.data.layout import APART
+from harness.data.material import validation_source
 from harness.hardware import Picks, pick, world_size
 from harness.run.folder import Run
 from harness.trainer import attempt, fit, limits, settle_batch_size, spread_step, total_steps
 from lm.batch import TokenBatch
-from lm.data.prepare import validation_source
 from lm.data.show import show
-from lm.models.attention import pick_attention
+from lm.models.attention import GPU_ONLY, pick_attention, refuse_leaks
 from lm.models.build import build_model, context_length, count_parameters, model_config, vocabulary_size
 from lm.module import LmModule
 from lm.summary import print_summary
@@ -102,6 +103,8 @@ def with_attention(picks: Picks, cfg: DictConfig, context: int) -> Picks:
 def build_module(cfg: DictConfig, config: PretrainedConfig | None, data: Any, picks: Picks, steps: int) -> LmModule:
     """Return the model with its optimizer and schedule, still without weights of an earlier attempt."""
     model = build_model(cfg.model, config, attention=picks.attention, special_ids=data.special_ids)
+    if getattr(data, "packing", True) in APART and picks.attention not in GPU_ONLY:
+        refuse_leaks(model)
     make_optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")
     schedule = {key: value for key, value in cfg.scheduler.items() if key != "_target_"}
     make_scheduler = functools.partial(get_method(cfg.scheduler["_target_"]), total_steps=steps, **schedule)

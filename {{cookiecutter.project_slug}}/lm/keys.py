@@ -56,7 +56,8 @@ class Data(Section):
     source: dict[Any, Any] = extra("where documents come from: a class with `check`, `fingerprint` and `documents`")
     path: Text | None = extra("a file, a folder or a glob of UTF-8 text")
     column: Text | None = extra("the column of a table that holds the text")
-    on_bad: Literal["error", "skip"] = extra("a row without text stops the preparation, or is left out")
+    on_bad: Literal["error", "skip"] | None = extra("what cannot be used stops the preparation (null), or is left out")
+    sets: dict[Any, Any] = extra("of a mixture: {NAME: {data: …, weight: …, and options of that data config}}")
     limit: Above0 | None = extra("use a share (0.1, 1.0) or a number (1, 100) of the documents; null for all")
     val_fraction: Annotated[Share, Le(0.5)] = extra("the share of the documents held out for validation; 0 for none")
     val_path: Text | None = extra("validation text of its own: a path as `path`; then nothing is held out")
@@ -65,7 +66,9 @@ class Data(Section):
     global_batch: Positive | None = extra("the tokens of an optimizer step over all devices; null: as these make it")
     num_workers: Count = extra("the number of loader processes; 0 loads in the training process")
     prompt: str = key("what samples and generate.py continue; an empty one begins a document")
-    packing: Flag = extra("let documents follow one another in a window; false for a row each, cut or padded")
+    packing: Flag | Literal["document", "best_fit"] = extra(
+        "let documents follow one another in a window; document and best_fit keep them apart there; false: a row each"
+    )
     prepared: Text = extra("the folder of tokenizers and token files")
 
 
@@ -121,6 +124,13 @@ class Keys(Root):
         config = cfg.model.get("config")
         target = "" if config is None or isinstance(config, str) else str(config.get("_target_", ""))
         names: dict[str, str] = {}
+        apart = cfg.data.get("packing") in ("document", "best_fit")
+        # transformers looks at the positions of a single row only.
+        if apart and cfg.model.get("attention") == "flash_attention_2" and cfg.data.batch_size != 1:
+            yield (
+                "flash_attention_2 keeps the documents of a window apart only in batches of one row: set "
+                "data.batch_size=1 and raise trainer.accumulate_grad_batches, or take model.attention=sdpa."
+            )
         if target.startswith("transformers."):
             names = _attribute_map(cls.defined_in(target))
             yield from _sizes(config, names)
@@ -141,6 +151,11 @@ class Keys(Root):
                     instantiate(source, path=cfg.data.val_path).check()
                 except UserError as error:
                     raise UserError(str(error).replace("data.path", "data.val_path")) from error
+        if cfg.data.get("sets") is not None:
+            from harness.data.sets import materials
+
+            for material in materials(cfg.data.sets, cfg.data.val_fraction, cfg.seed).values():
+                material.check()
 
 
 def _sizes(config: "DictConfig", names: dict[str, str]) -> Iterator[str]:

@@ -128,16 +128,26 @@ def _is_own(target: str) -> bool:
     module, _, name = target.rpartition(".")
     if not any(fnmatch(target, place) for place in OWN_PLACES):
         return False
-    file = PROJECT.joinpath(*module.split(".")).with_suffix(".py")
-    classes, functions = _defined_in(file) if file.is_file() else (frozenset(), frozenset())
+    classes, functions, imported = _defined_in(module)
+    if name in imported:  # lm.data.sources names what harness.data.sources defines
+        return _is_own(imported[name])
     return name in classes or (name in functions and any(fnmatch(target, place) for place in OWN_FUNCTIONS))
 
 
 @functools.cache
-def _defined_in(file: Path) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the classes and functions at the top of a module: not what it imports, `os` say."""
-    body = ast.parse(file.read_text(encoding="utf-8")).body
+def _defined_in(module: str) -> tuple[frozenset[str], frozenset[str], dict[str, str]]:
+    """Return the classes and functions at the top of a module, and where it has those from that it imports from this
+    project: a harmless class stays one under another name, and what `os` has is never looked at."""
+    file = PROJECT.joinpath(*module.split(".")).with_suffix(".py")
+    body = ast.parse(file.read_text(encoding="utf-8")).body if file.is_file() else []
+    imports = [node for node in body if isinstance(node, ast.ImportFrom) and node.level == 0]
     return (
         frozenset(node.name for node in body if isinstance(node, ast.ClassDef)),
         frozenset(node.name for node in body if isinstance(node, ast.FunctionDef)),
+        {
+            alias.asname or alias.name: f"{node.module}.{alias.name}"
+            for node in imports
+            for alias in node.names
+            if str(node.module).startswith(("lm.", "harness."))
+        },
     )

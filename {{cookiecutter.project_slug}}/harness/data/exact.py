@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from harness.data.order import TrainingOrder, batches_per_epoch
+from harness.data.order import Order, TrainingOrder, batches_per_epoch
 
 
 class ExactData(LightningDataModule):
@@ -21,6 +21,8 @@ class ExactData(LightningDataModule):
 
     train_set: Dataset[Any]
     val_set: Dataset[Any] | None = None
+    order: Order | None = None  # where it is not a shuffle of the whole train_set
+    val_parts: dict[str, int] | None = None  # names and sizes of the sets that follow one another in val_set
 
     def __init__(self, *, batch_size: int | Literal["auto"], seed: int = 0, num_workers: int = 0) -> None:
         super().__init__()
@@ -93,16 +95,28 @@ class ExactData(LightningDataModule):
             world=self._world,
             accumulate=trainer.accumulate_grad_batches if trainer else 1,
             limit=limit,
+            order=None if self.overfitting else self.order,
         )
         return self._loader(self.train_set, order)
 
     def val_dataloader(self) -> DataLoader[Any] | None:
         if self.val_set is None:
             return None
-        rank = self.trainer.global_rank if self.trainer else 0
-        mine = range(rank, len(cast(Sized, self.val_set)), self._world)
-        batches = [list(mine[start : start + self.batch_size]) for start in range(0, len(mine), self.batch_size)]
-        return self._loader(self.val_set, batches)
+        rank, start, batches = self.trainer.global_rank if self.trainer else 0, 0, []
+        for number, size in enumerate((self.val_parts or {"": len(cast(Sized, self.val_set))}).values()):
+            mine = range(start + rank, start + size, self._world)
+            batches += [(number, list(mine[i : i + self.batch_size])) for i in range(0, len(mine), self.batch_size)]
+            start += size
+        self._part_of_batch = [number for number, _ in batches]
+        return self._loader(self.val_set, [batch for _, batch in batches])
+
+    def val_part(self, batch_index: int) -> int:
+        """Return which of `val_parts` a validation batch of this rank is of."""
+        return self._part_of_batch[batch_index]
+
+    @property
+    def overfitting(self) -> bool:
+        return bool(getattr(self.trainer, "overfit_batches", 0))
 
     @property
     def _world(self) -> int:
