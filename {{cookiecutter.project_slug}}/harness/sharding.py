@@ -113,7 +113,7 @@ def refuse_what_cannot_be_sharded(trainer: Trainer, module: Any) -> None:
         reason, cure = f"{outside[0]} is not in the module's `network`", "move it there"
     else:
         log.info(
-            "trainer=fsdp: skipped steps keep their evidence but cannot be replayed; out of memory, a step is not repeated."
+            "trainer=fsdp: skipped steps keep their evidence but cannot be replayed; a step out of memory ends the run."
         )
         return
     raise UserError(f"trainer=fsdp cannot train this run. {reason}.", cure=f"Either {cure}, or use trainer=ddp.")
