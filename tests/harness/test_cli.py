@@ -299,3 +299,8 @@ def test_what_our_advice_changes_is_the_same_run_and_is_said() -> None:
         "trainer.precision: auto -> 32-true",
     ]
     assert other_experiment(old, compose(["model=tiny", "optimizer.lr=1"])) == ["optimizer.lr: 0.0015 -> 1"]
+
+
+def test_the_value_of_a_flag_that_there_is_not_is_no_flag() -> None:
+    with pytest.raises(UserError, match=r"^There is no flag --max_steps\. Type trainer\.max_steps=1\.?$"):
+        arguments_of_hydra(["model=tiny", "seed=1", "--max_steps", "1"])
