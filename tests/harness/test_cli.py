@@ -162,6 +162,12 @@ def test_a_target_that_is_no_callback_is_named(train: Callable[..., Path]) -> No
         train("+callbacks.here={_target_:os.getcwd}")
 
 
+@pytest.mark.parametrize("override", ["optimizer.betas=[2,3]", "scheduler._target_=torch.nn.Linear"])
+def test_what_an_optimizer_or_a_schedule_refuses_is_a_sentence(train: Callable[..., Path], override: str) -> None:
+    with pytest.raises(UserError, match=r"^optimizer or scheduler cannot be built: (ValueError|TypeError): "):
+        train(override)
+
+
 def test_what_lightning_alone_refuses_is_a_sentence(train: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match="Lightning cannot train so: .*limit_train_batches"):
         train("trainer.limit_train_batches=0.0001")
