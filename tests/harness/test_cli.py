@@ -162,6 +162,12 @@ def test_a_target_that_is_no_callback_is_named(train: Callable[..., Path]) -> No
         train("+callbacks.here={_target_:os.getcwd}")
 
 
+@pytest.mark.parametrize("override", ["optimizer.betas=[2,3]", "scheduler._target_=torch.nn.Linear"])
+def test_what_an_optimizer_or_a_schedule_refuses_is_a_sentence(train: Callable[..., Path], override: str) -> None:
+    with pytest.raises(UserError, match=r"^optimizer or scheduler cannot be built: (ValueError|TypeError): "):
+        train(override)
+
+
 def test_what_lightning_alone_refuses_is_a_sentence(train: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match="Lightning cannot train so: .*limit_train_batches"):
         train("trainer.limit_train_batches=0.0001")
@@ -299,3 +305,8 @@ def test_what_our_advice_changes_is_the_same_run_and_is_said() -> None:
         "trainer.precision: auto -> 32-true",
     ]
     assert other_experiment(old, compose(["model=tiny", "optimizer.lr=1"])) == ["optimizer.lr: 0.0015 -> 1"]
+
+
+def test_the_value_of_a_flag_that_there_is_not_is_no_flag() -> None:
+    with pytest.raises(UserError, match=r"^There is no flag --max_steps\. Type trainer\.max_steps=1\.?$"):
+        arguments_of_hydra(["model=tiny", "seed=1", "--max_steps", "1"])

@@ -71,9 +71,11 @@ def arguments_of_hydra(words: Sequence[str]) -> argparse.Namespace:
     if not strangers and not any(_is_habit(word) for word in args.overrides):
         return args
     more = keys_of_experiment().habits
-    said = []
+    said, value = [], ""
     for number, word in enumerate(words):
-        if word in strangers:
+        if value and word == value:  # of the flag before, after which it was said
+            value = ""
+        elif word in strangers:
             following = words[number + 1] if number + 1 < len(words) else ""
             value = "" if "=" in word or following.startswith("-") or "=" in following else following
             meant = translated(f"{word}={value}" if value else word, more)

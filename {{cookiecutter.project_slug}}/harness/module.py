@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from harness.batch import Batch, BatchFormat
 from harness.data.exact import ExactData
+from harness.errors import said_of
 from harness.nan.guard import Guard, StepDecision, StepGate, total_norm
 from harness.nan.precision import FallbackPrecision, LossScale
 from harness.sharding import ShardedStrategy, repeated_layers
@@ -59,8 +60,12 @@ class GuardedModule(LightningModule):
         self._walked: tuple[Any, int, list[nn.Parameter]] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let the steps that a subclass writes be done again in pieces when memory runs out."""
+        """Let the steps that a subclass writes be done again in pieces when memory runs out, and what an optimizer or a
+        schedule refuses be a sentence."""
         super().__init_subclass__(**kwargs)
+        if "configure_optimizers" in cls.__dict__:
+            named = said_of("optimizer or scheduler")
+            cls.configure_optimizers = named(cls.__dict__["configure_optimizers"])  # type: ignore[method-assign]
         if "training_step" in cls.__dict__:
             cls.training_step = _retried(cls.__dict__["training_step"])  # type: ignore[method-assign]
         if "validation_step" in cls.__dict__:

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +20,21 @@ RUN = ("trainer.max_steps=3", "trainer.devices=2", "+trainer.strategy=ddp", "log
        "checkpoint.every_n_steps=2", "callbacks.samples=null")  # fmt: skip
 
 
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+ACCELERATE = [
+    sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1",
+    "--mixed_precision", "no", "--dynamo_backend", "no",
+]  # fmt: skip
 LAUNCHERS = {
     "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
-    "accelerate": [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-    ],
+    # So it starts ranks on any device; with --cpu it starts one process, and Lightning the others.
+    "accelerate": [*ACCELERATE, "--multi_gpu", "--main_process_port", "0"],
+    "accelerate --cpu": [*ACCELERATE, "--cpu", "--main_process_port", str(free_port())],
     "srun": ["srun", "--nodes", "1", "--ntasks-per-node", "2", "--export", "ALL", sys.executable],
 }  # fmt: skip
 here = {
@@ -52,7 +62,7 @@ def launched(small: list[str], tmp_path: Path):
 @pytest.mark.parametrize(
     "launcher",
     [
-        pytest.param(name, marks=pytest.mark.skipif(not here.get(name, True), reason=f"{name} is not here"))
+        pytest.param(name, marks=pytest.mark.skipif(not here.get(name.split()[0], True), reason=f"{name} is not here"))
         for name in LAUNCHERS
     ],
 )
