@@ -156,9 +156,10 @@ class MicrobatchSplitter:
         if not agreed and torch.distributed.is_available() and torch.distributed.is_initialized():
             # The other ranks wait in an all-reduce that this one cannot join a second time.
             raise UserError(
-                "This rank ran out of memory. On one device, or with trainer=ddp, the batch would be cut into smaller "
-                "pieces now; these ranks cannot agree on that in the middle of a step.",
-                cure="The same command with half the data.batch_size and twice the trainer.accumulate_grad_batches.",
+                "This rank ran out of memory where the others cannot cut their batches with it: with plain "
+                "trainer=ddp they do in training steps, and one device does anywhere.",
+                cure="The same command with half the data.batch_size and, without data.global_batch, twice the "
+                "trainer.accumulate_grad_batches.",
             )
         self.pieces = self._twice(self.pieces, rows, number)
 
@@ -173,7 +174,8 @@ class MicrobatchSplitter:
         free_memory()
         log.warning(
             "Out of memory at step %d. Each batch of %d rows now goes through in %d pieces: slower, with the same "
-            "result. A new run does so from the start with data.batch_size=%d trainer.accumulate_grad_batches=….",
+            "result. To do so from the start: data.batch_size=%d and, without data.global_batch, "
+            "trainer.accumulate_grad_batches=….",
             number,
             rows,
             pieces,
