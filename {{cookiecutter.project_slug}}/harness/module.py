@@ -10,7 +10,6 @@ the norm of its true gradient, the decision (pass, clip or skip), the optimizer.
 """
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
@@ -30,6 +29,7 @@ from harness.sharding import ShardedStrategy, repeated_layers
 from harness.step.agreement import MemoryAgreement
 from harness.step.loss_window import LossWindow, Mean
 from harness.step.oom_retry import MicrobatchSplitter
+from harness.telemetry.reading import step_is_read
 
 
 class GuardedModule(LightningModule):
@@ -136,12 +136,12 @@ class GuardedModule(LightningModule):
         self._gate.set(self.decision)
         if scale := self._loss_scale:
             scale.update(~self.decision.norm.isfinite())
-        if self._step_is_read():
+        if step_is_read(self.trainer):
             self.log("train/loss", self.mean.loss)
             self.log("grad_norm", self.decision.norm)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        if self._step_is_read():
+        if step_is_read(self.trainer):
             self.log("lr", optimizer.param_groups[0]["lr"])
 
     def on_validation_epoch_start(self) -> None:
@@ -160,18 +160,13 @@ class GuardedModule(LightningModule):
         self.validated_at = self.trainer.global_step
 
     def on_train_start(self) -> None:
-        self.splitter.ranks = MemoryAgreement.among(self.trainer)
-        if self.splitter.ranks and self.splitter.pieces > 1:
-            self.splitter.ranks.exchange_afterwards()
+        self.splitter.begin(MemoryAgreement.among(self.trainer))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # What ran out of memory once would do so again.
-        checkpoint["pieces"], checkpoint["pieces_of"] = self.splitter.pieces, self._batch_size
+        checkpoint.update(self.splitter.state(self._batch_size))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if (pieces := checkpoint.get("pieces", 1)) > 1:
-            fitting = math.ceil(checkpoint.get("pieces_of", self._batch_size) / pieces)
-            self.splitter.pieces = math.ceil(self._batch_size / fitting)
+        self.splitter.restore(checkpoint, self._batch_size)
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
         if isinstance(data, ExactData):
             data.realign(checkpoint)
@@ -190,19 +185,6 @@ class GuardedModule(LightningModule):
     def _loss_scale(self) -> LossScale | None:
         plugin = self.trainer.precision_plugin
         return plugin.loss_scale if isinstance(plugin, FallbackPrecision) else None
-
-    def _step_is_read(self) -> bool:
-        """Say whether anybody reads what this optimizer step logs: logging at each would be a sixth of a fast step.
-
-        Loggers read every so many steps, whoever holds the Trainer after the last, and a callback that does not say
-        `reads_metrics = False` at any.
-        """
-        trainer: Any = self.trainer  # whose `callbacks` and `log_every_n_steps` Lightning sets without declaring them
-        every = trainer.log_every_n_steps
-        if trainer.loggers and every and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0:
-            return True
-        last = trainer.is_last_batch or trainer.global_step + 1 == trainer.max_steps
-        return last or any(getattr(callback, "reads_metrics", True) for callback in trainer.callbacks)
 
     def _all_parameters(self, optimizer: Optimizer) -> list[nn.Parameter]:
         """Return every parameter, in the module's order. To walk a deep module at each step costs more than the norm;

@@ -62,7 +62,7 @@ def accumulation(cfg: "DictConfig", *, ranks: int, row: int = 1) -> int:
         raise UserError(
             f"trainer.accumulate_grad_batches={typed}, and with {said} it is {each // rows}.", cure="Leave it out."
         )
-    return each // rows
+    return int(each // rows)
 
 
 def rows_each(cfg: "DictConfig", *, ranks: int, row: int = 1) -> int:

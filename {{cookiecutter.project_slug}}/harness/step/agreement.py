@@ -42,8 +42,8 @@ class MemoryAgreement:
         """Say whether any rank has run out of memory in this window, whose last backward pass is over or broke off."""
         ddp = self._strategy.model
         if failed and isinstance(ddp, DistributedDataParallel):
-            for bucket in ddp.reducer._get_zeros_like_grad_buckets()[self._exchanged :]:  # type: ignore[attr-defined]
-                ddp.reducer._run_comm_hook(bucket).wait()  # type: ignore[attr-defined]
+            for bucket in ddp.reducer._get_zeros_like_grad_buckets()[self._exchanged :]:
+                ddp.reducer._run_comm_hook(bucket).wait()
         self._exchanged = 0
         answer = torch.tensor(int(failed))
         distributed.all_reduce(answer, distributed.ReduceOp.MAX, group=self._host)
@@ -64,6 +64,6 @@ class MemoryAgreement:
             work.wait()
         torch._foreach_div_(gradients, distributed.get_world_size())
 
-    def _exchange(self, _: None, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
+    def _exchange(self, _: None, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
         self._exchanged += 1
-        return allreduce_hook(distributed.group.WORLD, bucket)
+        return allreduce_hook(None, bucket)  # type: ignore[arg-type]  # None: all ranks

@@ -11,8 +11,10 @@ Of several ranks the one that fails gives up the window, and all do it again onc
 
 import gc
 import logging
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +51,22 @@ class MicrobatchSplitter:
         self._forget, self._context = forget, context
         self._window: list[Batch] = []  # the micro-batches since the last optimizer step
         self._failed = False  # memory ran out in this window, and the other ranks do not know yet
+
+    def begin(self, ranks: MemoryAgreement | None) -> None:
+        """Begin a training, perhaps one whose earlier attempt needed pieces."""
+        self.ranks = ranks
+        if ranks is not None and self.pieces > 1:
+            ranks.exchange_afterwards()
+
+    def state(self, rows: int) -> dict[str, int]:
+        """Return what a later attempt has to know, which would run out of memory again. rows: of a micro-batch."""
+        return {"pieces": self.pieces, "pieces_of": rows}
+
+    def restore(self, state: dict[str, Any], rows: int) -> None:
+        """Let micro-batches of so many rows go through in pieces as large as those that fitted."""
+        if (pieces := state.get("pieces", 1)) > 1:
+            fitting = math.ceil(state.get("pieces_of", rows) / pieces)
+            self.pieces = math.ceil(rows / fitting)
 
     def forward(self, step: Callable[[Batch], Tensor], batch: Batch, number: int) -> Tensor:
         """Return the loss of a micro-batch; where it has to be cut, that of its first piece. `step(rows)` computes it,
@@ -156,9 +174,10 @@ class MicrobatchSplitter:
         if not agreed and torch.distributed.is_available() and torch.distributed.is_initialized():
             # The other ranks wait in an all-reduce that this one cannot join a second time.
             raise UserError(
-                "This rank ran out of memory. On one device, or with trainer=ddp, the batch would be cut into smaller "
-                "pieces now; these ranks cannot agree on that in the middle of a step.",
-                cure="The same command with half the data.batch_size and twice the trainer.accumulate_grad_batches.",
+                "This rank ran out of memory where the others cannot cut their batches with it: with plain "
+                "trainer=ddp they do in training steps, and one device does anywhere.",
+                cure="The same command with half the data.batch_size and, without data.global_batch, twice the "
+                "trainer.accumulate_grad_batches.",
             )
         self.pieces = self._twice(self.pieces, rows, number)
 
@@ -173,7 +192,8 @@ class MicrobatchSplitter:
         free_memory()
         log.warning(
             "Out of memory at step %d. Each batch of %d rows now goes through in %d pieces: slower, with the same "
-            "result. A new run does so from the start with data.batch_size=%d trainer.accumulate_grad_batches=….",
+            "result. To do so from the start: data.batch_size=%d and, without data.global_batch, "
+            "trainer.accumulate_grad_batches=….",
             number,
             rows,
             pieces,
