@@ -27,7 +27,9 @@ from lm.summary import print_summary
 log = logging.getLogger(__name__)
 
 # Keys of conf/data/ that others read; all others are arguments of the data module.
-NOT_ARGUMENTS = {"name", "path", "val_path", "column", "on_bad", "prompt", "global_batch"}
+NOT_ARGUMENTS = {
+    "name", "path", "val_path", "column", "config", "split", "dtype", "on_bad", "prompt", "global_batch",
+}  # fmt: skip
 
 
 def train(cfg: DictConfig) -> float | None:

@@ -50,18 +50,23 @@ class Model(Section):
 
 class Data(Section):
     kept: ClassVar[frozenset[str]] = frozenset(
-        {"name", "path", "val_path", "column", "on_bad", "prompt", "global_batch"}
+        {"name", "path", "val_path", "column", "config", "split", "dtype", "on_bad", "prompt", "global_batch"}
     )
     name: Text = key("the second part of the run's name")
     source: dict[Any, Any] = extra("where documents come from: a class with `check`, `fingerprint` and `documents`")
     path: Text | None = extra("a file, a folder or a glob of UTF-8 text")
     column: Text | None = extra("the column of a table that holds the text")
+    config: Text | None = extra("the configuration of a data set of the hub that has several")
+    split: Text | None = extra("the split of a data set of the hub to read; train where null")
+    dtype: Literal["uint16", "uint32"] = extra("of files that are tokenized already")
     on_bad: Literal["error", "skip"] | None = extra("what cannot be used stops the preparation (null), or is left out")
     sets: dict[Any, Any] = extra("of a mixture: {NAME: {data: …, weight: …, and options of that data config}}")
     limit: Above0 | None = extra("use a share (0.1, 1.0) or a number (1, 100) of the documents; null for all")
     val_fraction: Annotated[Share, Le(0.5)] = extra("the share of the documents held out for validation; 0 for none")
     val_path: Text | None = extra("validation text of its own: a path as `path`; then nothing is held out")
-    tokenizer: dict[Any, Any] = extra("a `kind` (bpe, bytes, characters) that is trained, or a `path` taken as it is")
+    tokenizer: dict[Any, Any] = extra(
+        "a `kind` (bpe, unigram, bytes, characters) that is trained, or a `path` taken as it is"
+    )
     batch_size: Positive | Literal["auto"] = key("the sequences per micro-batch and device; auto tries what fits")
     global_batch: Positive | None = extra("the tokens of an optimizer step over all devices; null: as these make it")
     num_workers: Count = extra("the number of loader processes; 0 loads in the training process")

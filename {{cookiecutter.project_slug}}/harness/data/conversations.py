@@ -4,6 +4,7 @@
 {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}          ShareGPT's form
 """
 
+import json
 import reprlib
 from typing import Any
 
@@ -34,7 +35,14 @@ def _message(item: Any) -> dict[str, str]:
     role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
     if not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"the role {reprlib.repr(role)} is none of {', '.join(ROLES)}")
+    if calls := item.get("tool_calls"):  # beside a content that may be null
+        written = [f"<tool_call>{json.dumps(_function(call), ensure_ascii=False)}</tool_call>" for call in calls]
+        content = "\n".join([*([content] if content else []), *written])
     return {"role": ROLES[role], "content": _text(content)}
+
+
+def _function(call: Any) -> Any:
+    return call.get("function", call) if isinstance(call, dict) else call
 
 
 def _text(content: Any) -> str:

@@ -15,7 +15,7 @@ from harness.data.material import Material, build_sources
 from harness.errors import UserError
 
 LONGEST = 100_000  # positions after which the order of sets has to repeat itself
-OPTIONS = ("path", "val_path", "val_fraction", "limit", "column", "on_bad", "config", "split")  # of a set
+OPTIONS = ("path", "val_path", "val_fraction", "limit", "column", "on_bad", "config", "split", "dtype")  # of a set
 
 
 def materials(sets: Mapping[str, Mapping[str, Any]], val_fraction: float, seed: int) -> dict[str, Material]:

@@ -21,8 +21,13 @@ NOT_LIBRARY = {
 # Suffixes of files that are not text to train on as it stands, and what reads them.
 OTHER_GROUPS = {
     ".jsonl": "data=jsonl", ".ndjson": "data=jsonl", ".csv": "data=csv", ".tsv": "data=csv",
-    ".parquet": "data=hf", ".arrow": "data=hf",
+    ".parquet": "data=hf", ".arrow": "data=hf", ".npy": "data=tokens",
 }  # fmt: skip
+KINDS = {
+    "data=csv": "a table", "data=jsonl": "a table", "data=hf": "a data set", "data=chat": "conversations",
+    "data=tokens": "an array of numbers",
+}  # fmt: skip
+COLUMN = dict.fromkeys(("data=csv", "data=jsonl", "data=hf"), " data.column=NAME")  # what those groups need to know
 # By these `datasets` marks a folder that its save_to_disk has written.
 SAVED = (("dataset_info.json", "state.json"), ("dataset_dict.json",))
 
@@ -92,8 +97,8 @@ class TextSource(FileSource):
             )
         if group := group_for(Path(self.path).expanduser(), self.found):
             raise UserError(
-                f"What lies at data.path={self.path} is not plain text: data=text would train on its markup.",
-                cure=f"Type {group} data.path={self.path}, or name the text in it with a glob: "
+                f"What lies at data.path={self.path} is {KINDS[group]}: data=text would train on its markup.",
+                cure=f"Type {group} data.path={self.path}{COLUMN.get(group, '')}, or name the text in it with a glob: "
                 f"data.path='{self.path}/**/*.txt'.",
             )
         if len(self.found) == 1 and not on_disk.is_text(self.found[0]):

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.data import files as on_disk
+from harness.data import hub
 from harness.data.documents import Document
-from harness.data.sources import FileSource, is_saved, refuse_policy
+from harness.data.sources import COLUMN, KINDS, OTHER_GROUPS, FileSource, is_saved, refuse_policy
 from harness.errors import UserError
 
 
@@ -29,10 +30,19 @@ class RowSource(FileSource):
             raise UserError(f"data={self.name} needs to know which files.", cure=self.cure)
         refuse_policy(on_bad)
         self.path, self.column, self.on_bad = path, column, on_bad
-        root, found = on_disk.find(path)
-        super().__init__(root, [file for file in found if len(found) == 1 or on_disk.suffix(file) in self.suffixes])
+        root, self.found = on_disk.find(path)
+        alone = len(self.found) == 1
+        super().__init__(root, [file for file in self.found if alone or on_disk.suffix(file) in self.suffixes])
 
     def check(self) -> None:
+        kinds = {OTHER_GROUPS.get(on_disk.suffix(file)) for file in self.found} - {None}
+        own = {OTHER_GROUPS[suffix] for suffix in self.suffixes}
+        if kinds and not kinds & own:
+            group = sorted(map(str, kinds))[0]
+            raise UserError(
+                f"What lies at data.path={self.path} is {KINDS[group]}, but not for data={self.name}.",
+                cure=f"Type {group} data.path={self.path}{COLUMN.get(group, '')}.",
+            )
         if not self.files:
             raise UserError(
                 f"There is no {' or '.join(self.suffixes)} file at data.path={self.path} (looked from {Path.cwd()}).",
@@ -93,9 +103,43 @@ class CsvSource(RowSource):
 
 
 class HfSource(RowSource):
-    """A folder written by `datasets`' save_to_disk (of its splits, `train`), or parquet and arrow files."""
+    """A data set as `datasets` reads it: a folder of its save_to_disk, parquet and arrow files, a folder as the hub has
+    it, or its name there. `config` and `split` (train) choose a part of what has several."""
 
     name, suffixes = "hf", (".parquet", ".arrow")
+    cure = "Name a file, a folder, a glob or a data set of the hub with data.path=PATH."
+
+    def __init__(
+        self,
+        path: str | None,
+        column: str = "text",
+        on_bad: str = "error",
+        config: str | None = None,
+        split: str | None = None,
+        revision: str | None = None,
+    ) -> None:
+        super().__init__(path, column, on_bad)
+        self.config, self.split, self.revision = config, split, revision
+        self.on_hub = not self.found and hub.is_name(self.path)
+        if self.on_hub:
+            self.files = [Path(self.path)]
+        elif (config or split) and not self.files:  # a folder as the hub has it: JSON lines, say
+            self.files = self.found
+
+    def check(self) -> None:
+        if not self.on_hub:
+            super().check()
+
+    @property
+    def size(self) -> int:
+        return 0 if self.on_hub else super().size
+
+    def fingerprint(self) -> str:
+        part = "" if self.config is None and self.split is None else f" {self.config} {self.split}"
+        if self.on_hub:  # a revision of a repository is named by its content
+            commit = hub.data_set(self.path, self.revision).name
+            return hashlib.sha256(f"{self.path} {commit} {self.column} {self.on_bad}{part}".encode()).hexdigest()
+        return hashlib.sha256(f"{super().fingerprint()}{part}".encode()).hexdigest() if part else super().fingerprint()
 
     def rows(self, file: Path) -> Iterator[tuple[int, Any]]:
         if file == self.files[0]:  # one table over all files
@@ -104,14 +148,48 @@ class HfSource(RowSource):
     def _table(self) -> Any:
         import datasets  # takes seconds, and `check` is asked before anything heavy may be imported
 
-        folder = Path(self.path).expanduser()
+        folder = hub.data_set(self.path, self.revision) if self.on_hub else Path(self.path).expanduser()
+        split = self.split or "train"
         try:
             if is_saved(folder):
                 saved = datasets.load_from_disk(str(folder))
-                table = saved["train"] if isinstance(saved, datasets.DatasetDict) else saved
+                table = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+            elif self.on_hub or self.config or self.split:
+                table = datasets.load_dataset(str(folder), name=self.config, split=split)
             else:
                 kind = on_disk.suffix(self.files[0]).removeprefix(".")
-                table = datasets.load_dataset(kind, data_files=[str(file) for file in self.files], split="train")
+                table = datasets.load_dataset(kind, data_files=self._whole(kind), split="train")
+        except UserError:
+            raise
         except Exception as error:  # pyarrow's, datasets' and the system's errors have no common base
-            raise UserError(f"{self.path} cannot be read as a data set: {error}.") from error
+            why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            raise UserError(
+                f"{self.path} cannot be read as a data set: {why}.",
+                cure="data.config=NAME and data.split=NAME choose a part of one that has several.",
+            ) from error
         return table.select_columns([self.column]) if self.column in table.column_names else table
+
+    def _whole(self, kind: str) -> list[str]:
+        """Return the files that can be read to their end; the others are bad."""
+        whole = []
+        for file in self.files:
+            try:
+                _read_through(file, kind)
+                whole.append(str(file))
+            except Exception as error:  # of pyarrow
+                why = f"is not a whole {kind} file: {next(iter(str(error).splitlines()), type(error).__name__)}"
+                cure = "Fetch or write it again, or leave such files out with data.on_bad=skip."
+                self.bad(file.as_posix(), why, UserError(f"{file} {why}.", cure=cure))
+        if not whole:
+            raise UserError(f"None of the {len(self.files)} files at {self.path} can be read.")
+        return whole
+
+
+def _read_through(file: Path, kind: str) -> None:
+    """Raise where a shard cannot be read: `datasets` would say so without its name."""
+    if kind == "parquet":
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for _ in table.iter_batches():
+                pass

@@ -2,6 +2,7 @@
 
 from tokenizers import Tokenizer
 
+from harness.data.arrays import ArraySource
 from harness.data.numbers import Row
 from lm.data.sources import Document
 
@@ -28,3 +29,10 @@ def encoded(tokenizer: Tokenizer, end: int, batch: list[tuple[str, Document]]) -
             counted += counts * len(text.encode())
         rows.append(Row(split, [*ids, end], None if document.loss_spans is None else [*mask, False], size, counted))
     return rows
+
+
+def encoded_already(tokenizer: Tokenizer, source: ArraySource, batch: list[tuple[str, Document]]) -> list[Row]:
+    """Return documents that are tokens, with the size of the text that they stand for: bits per byte are of text."""
+    rows = source.rows(batch)
+    texts = tokenizer.decode_batch([row.ids for row in rows])
+    return [row._replace(counted=len(text.encode())) for row, text in zip(rows, texts, strict=True)]

@@ -23,15 +23,16 @@ from omegaconf import DictConfig
 from tokenizers import Tokenizer
 
 from harness.data import numbers
+from harness.data.arrays import ArraySource
 from harness.data.growing import GrowingFiles
 from harness.data.material import Material, build_sources
 from harness.data.numbers import Numbers, Progress
 from harness.data.split import Sample
 from harness.errors import UserError
 from harness.run import artifact
-from lm.data.encode import encoded
+from lm.data.encode import encoded, encoded_already
 from lm.data.sources import Source
-from lm.data.tokenizer import TokenizerChoice, special_ids, tokenizer_config
+from lm.data.tokenizer import NOT_REPEATABLE, TokenizerChoice, load_tokenizer, special_ids, tokenizer_config
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,12 @@ def prepare(
     where that is given. Raises UserError when a split has no document."""
     choice, material = choice or TokenizerChoice(), recipe.material(source, validation)
     material.check()
+    for each in (source, validation):
+        if isinstance(each, ArraySource):
+            _introduce(each, choice)
+    if choice.kind in NOT_REPEATABLE and choice.file is None:
+        # By its content: with another one the same text is other data, and a run does not go on with it unnoticed.
+        choice = TokenizerChoice(path=str(shared_tokenizer([(material, 1.0)], recipe, root, choice)))
     content: list[Any] = [*material.fingerprints(), choice.fingerprint(), *_extras(source), asdict(recipe)]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     make = functools.partial(_make, material, recipe, choice)
@@ -113,6 +120,19 @@ def prepare(
             cure=f"Set model.config.vocab_size={size}.",
         )
     return prepared
+
+
+def _introduce(source: ArraySource, choice: TokenizerChoice) -> None:
+    """Tell files of tokens which of them there are. Raises UserError without a tokenizer that says so."""
+    if choice.file is None:
+        raise UserError(
+            "data=tokens needs the tokenizer that its files were made with.",
+            cure="Name its tokenizer.json, or the folder: data.tokenizer.path=PATH.",
+        )
+    tokenizer = load_tokenizer(choice.file)
+    end = tokenizer.token_to_id(choice.names(tokenizer)["eos"])
+    assert end is not None  # `names` has looked
+    source.use(end=end, below=tokenizer.get_vocab_size())
 
 
 def shared_tokenizer(
@@ -141,7 +161,11 @@ def encode_only(tokenizer: Tokenizer, end: int, source: Source, folder: Path) ->
     progress = Progress(getattr(source, "size", 0), tokenizer.get_vocab_size())
     with GrowingFiles(folder) as files:
         documents = (("val", document) for document in source.documents())
-        numbers.append(documents, functools.partial(encoded, tokenizer, end), files, progress)
+        work = functools.partial(encoded, tokenizer, end)
+        if isinstance(source, ArraySource):
+            source.use(end=end, below=progress.distinct)
+            work = functools.partial(encoded_already, tokenizer, source)
+        numbers.append(documents, work, files, progress)
     return Prepared(folder, _counts(progress))
 
 
@@ -155,6 +179,8 @@ def _make(material: Material, recipe: Recipe, choice: TokenizerChoice, folder: P
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         end = special_ids(tokenizer, folder)["eos_token_id"]
         assert end is not None  # `choice.names` has looked
+        if isinstance(material.source, ArraySource):
+            return functools.partial(encoded_already, tokenizer, material.source)
         return functools.partial(encoded, tokenizer, end)
 
     progress = numbers.prepare(material, folder, begin, encoder, sample=SAMPLE_BYTES)
