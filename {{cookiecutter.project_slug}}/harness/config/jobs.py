@@ -45,12 +45,22 @@ class Multirun:
     words: tuple[str, ...]  # of all jobs, with what is swept
     keys: tuple[str, ...]  # those that are swept
     apart: tuple[str, ...]  # see `keys_apart`
+    asked: str  # as that of a job, of what is not swept
     fresh: bool  # resume=never: in a folder that was not there
+
+    @property
+    def is_search(self) -> bool:
+        return self.sweep.get("sampler") is not None
 
 
 def is_sweep(cfg: DictConfig) -> bool:
     """Return whether a file of conf/sweep/ asks for several jobs."""
-    return bool(cfg.sweep.over) or _is_search(cfg)
+    return bool(cfg.sweep.over) or is_search(cfg)
+
+
+def is_search(cfg: DictConfig) -> bool:
+    """Return whether what each job tries is chosen from what came of others."""
+    return OmegaConf.select(cfg, "sweep.sampler") is not None
 
 
 def with_listed(overrides: Sequence[str], base: DictConfig) -> list[str]:
@@ -66,7 +76,7 @@ def with_listed(overrides: Sequence[str], base: DictConfig) -> list[str]:
 
 def jobs_of(words: Sequence[str], base: DictConfig) -> list[list[str]]:
     """Return the overrides of each job; of a search, of examples."""
-    if not _is_search(base):
+    if not is_search(base):
         return sweep(words)
     if importlib.util.find_spec("optuna") is None:
         raise UserError("sweep=optuna needs Optuna, which is not here.", cure="Type pip install -e '.[optuna]'")
@@ -114,9 +124,10 @@ def multirun(
         words=tuple(overrides),
         keys=tuple(swept_keys(overrides)),
         apart=tuple(apart),
+        asked=asked(base, digest(base)),
         fresh=fresh,
     )
-    if _is_search(base):
+    if whole.is_search:
         return whole
     _refuse_shared_folders(configs)
     made = zip(jobs, configs, marks, strict=True)
@@ -171,10 +182,6 @@ def swept_keys(overrides: Sequence[str]) -> list[str]:
 def asked(cfg: DictConfig, mark: str) -> str:
     """Return a hash of an experiment, of which the digest is known, and of how long it is to run."""
     return hashlib.sha256(json.dumps([mark, resolved(cfg.trainer)], default=str).encode()).hexdigest()[:16]
-
-
-def _is_search(cfg: DictConfig) -> bool:
-    return OmegaConf.select(cfg, "sweep.sampler") is not None
 
 
 def _keep_apart(cfg: DictConfig, mark: str, keys: Sequence[str]) -> None:

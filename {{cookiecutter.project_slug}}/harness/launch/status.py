@@ -12,7 +12,7 @@ from harness.files import make_folder, recovered, write_whole
 FOLDER = "status"
 
 # A job whose process was killed is still called running; its run's lock says who trains it.
-State = Literal["waiting", "running", "finished", "stopped", "failed"]
+State = Literal["waiting", "running", "finished", "pruned", "stopped", "failed"]
 
 
 @dataclass
@@ -32,13 +32,17 @@ class Status:
     @classmethod
     def of(cls, folder: Path, job: Job) -> "Status":
         """Return what is known of a job of the sweep in `folder`, as of what it is asked for now."""
-        known = recovered(_path(folder, job.name), parse)
-        status = known or cls(job.name, job.swept, job.asked)
+        status = cls.known(folder, job.name) or cls(job.name, job.swept, job.asked)
         run_is_there = (folder / job.name).is_dir()
         if status.state == "finished" and not (status.asked == job.asked and run_is_there):
             status.state = "waiting"
         status.overrides, status.asked = job.swept, job.asked
         return status
+
+    @classmethod
+    def known(cls, folder: Path, name: str) -> "Status | None":
+        """Return what is known of the job of that name."""
+        return recovered(_path(folder, name), parse)
 
     @classmethod
     def others(cls, folder: Path, jobs: set[str]) -> "list[Status]":

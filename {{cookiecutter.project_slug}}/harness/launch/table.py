@@ -15,7 +15,14 @@ from harness.errors import UserError
 from harness.files import write_whole
 from harness.launch.status import Status
 
-COLOURS = {"finished": "green", "failed": "bold red", "stopped": "yellow", "running": "yellow", "waiting": "dim"}
+COLOURS = {
+    "finished": "green",
+    "pruned": "cyan",
+    "failed": "bold red",
+    "stopped": "yellow",
+    "running": "yellow",
+    "waiting": "dim",
+}
 
 
 def write(folder: Path, jobs: list[Status]) -> None:
