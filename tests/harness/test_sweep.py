@@ -20,6 +20,7 @@ from harness.config.jobs import Job
 from harness.launch import table
 from harness.launch.gpus import FreeList, visible_gpus
 from harness.launch.status import Status
+from harness.report.sweep import effects, rows_in
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 BRIEF = ("trainer.max_steps=2", "callbacks.samples=null", "logger=none")
@@ -273,3 +274,26 @@ def test_the_commands_of_the_page_run_and_train_only_what_is_missing(
         assert counts in done.stderr
     folders = sorted((tmp_path / "runs").iterdir())
     assert [len(list(folder.glob("*/run.json"))) for folder in folders] == [6, 3]
+
+
+def test_the_effect_of_a_key_is_that_of_all_jobs_with_its_value(capsys: pytest.CaptureFixture[str]) -> None:
+    losses = {("1e-3", "0"): 5.0, ("1e-3", "1"): 5.2, ("3e-4", "0"): 6.0, ("3e-4", "1"): 6.4}
+    rows = [
+        Status(f"{lr}-{seed}", {"optimizer.lr": lr, "seed": seed}, "a", "finished", 2, loss)
+        for (lr, seed), loss in losses.items()
+    ]
+    table.show([*rows, Status("x", {"optimizer.lr": "1e-3", "seed": "2"}, "a", "pruned", 1, 9.0)])
+    said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "optimizer.lr 3e-4 2 6.2000 0.2828 6.0000" in said
+    assert "optimizer.lr 1e-3 2 5.1000 0.1414 5.0000" in said
+    assert "over seeds optimizer.lr=1e-3 2 5.1000 0.1414 5.0000" in said
+    assert not any(line.startswith("seed 0 ") for line in said)
+
+
+def test_many_values_of_a_search_are_put_together(tmp_path: Path) -> None:
+    rows = [Status(str(n), {"optimizer.lr": str(n / 10)}, "a", "finished", 2, float(n)) for n in range(12)]
+    table.write(tmp_path, rows)
+    found = effects(rows_in(tmp_path))
+    assert [(one.value, one.losses) for one in found][0] == ("0.0 to 0.2", [0.0, 1.0, 2.0]) and len(found) == 4
+    (tmp_path / "sweep.json").write_text('[{"state": "finished", "overrides": 3}, 5]', encoding="utf-8")
+    assert effects(rows_in(tmp_path)) == []
