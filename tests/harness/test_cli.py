@@ -355,6 +355,12 @@ def test_a_mistake_in_a_sweep_is_a_sentence(words: list[str], sentence: str) -> 
         prepare_multirun(list(normalize_overrides(words)))
 
 
+def test_a_search_without_optuna_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=re.escape("Type pip install -e '.[optuna]'")):
+        prepare_multirun(list(normalize_overrides(SEARCH)))
+
+
 def test_a_sweep_without_its_flag_is_a_sentence() -> None:
     with pytest.raises(UserError, match=r"Type python train\.py -m sweep=seeds"):
         prepare(["sweep=seeds"])

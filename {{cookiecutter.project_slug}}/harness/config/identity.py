@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from typing import Any
