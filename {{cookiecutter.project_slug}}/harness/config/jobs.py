@@ -70,8 +70,10 @@ def with_listed(overrides: Sequence[str], base: DictConfig) -> list[str]:
     if "sweep" in typed and typed["sweep"].is_sweep_override():
         raise UserError(f"{typed['sweep'].input_line} names several sweeps.", cure="A multirun is one: sweep=seeds.")
     over = OmegaConf.select(base, "sweep.over")
-    listed = over.items() if isinstance(over, DictConfig) else ()  # what else it is, the check of the jobs says
-    return [*normalize_overrides([f"{key}={value}" for key, value in listed if key not in typed]), *overrides]
+    values: dict[str, str] = {}
+    if isinstance(over, DictConfig):  # what else it is, the check of the jobs says
+        values = {str(key): str(value) for key, value in over.items() if str(key) not in typed}
+    return [*normalize_overrides([f"{key}={value}" for key, value in values.items()]), *overrides]
 
 
 def jobs_of(words: Sequence[str], base: DictConfig) -> list[list[str]]:

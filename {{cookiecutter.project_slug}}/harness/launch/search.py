@@ -60,8 +60,14 @@ class Search:
         while (number := len(self.study.get_trials(deepcopy=False))) < self.total:
             job = self._job(params := self._choose(number))
             # At once and whole: a trial that is cut off half chosen would be chosen differently the next time.
-            facts = {"params": params, "distributions": self.distributions, "user_attrs": {"run": job.name}}
-            self.study.add_trial(optuna.create_trial(state=TrialState.RUNNING, **facts))
+            self.study.add_trial(
+                optuna.create_trial(
+                    state=TrialState.RUNNING,
+                    params=params,
+                    distributions=self.distributions,
+                    user_attrs={"run": job.name},
+                )
+            )
             yield from self._begin(number, job)
 
     def called(self, job: Job) -> str:
