@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ from omegaconf import OmegaConf
 from places import PROJECT
 from processes import Process
 
+import harness.config.compose
+import harness.config.identity
+import harness.config.saved
 from harness.config.check import check
 from harness.config.compose import compose, compose_all, hydra_errors_as_user_errors, normalize_overrides
 from harness.config.identity import free_changes, other_experiment
-from harness.config.jobs import keys_apart, multirun, sweep, sweep_name
+from harness.config.jobs import Multirun, fixed, multirun, sweep, sweep_name
+from harness.config.names import choices
 from harness.errors import UserError
 from harness.hydra_main import arguments_of_hydra, prepare, prepare_multirun
 
@@ -210,13 +215,15 @@ def test_help_of_a_command_imports_nothing_heavy(name: str, tmp_path: Path) -> N
     assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
 
 
-def jobs(*overrides: str) -> tuple[list[str], list[Any]]:
+def jobs(*overrides: str) -> Multirun:
     words = list(normalize_overrides(["model=tiny", *overrides]))
-    return words, [compose(job) for job in sweep(words)]
+    alone = sweep(words)
+    return multirun(words, compose(fixed(words)), alone, [compose(job) for job in alone])
 
 
 def named(*overrides: str) -> str:
-    return sweep_name(list(normalize_overrides(["model=tiny", *overrides])))
+    words = list(normalize_overrides(["model=tiny", *overrides]))
+    return sweep_name(words, compose(fixed(words)))
 
 
 def test_the_folder_of_a_sweep_says_what_is_swept_over_which_experiment() -> None:
@@ -237,7 +244,7 @@ def test_long_names_of_sweeps_differ_where_the_sweeps_do() -> None:
 
 def test_an_added_value_leaves_the_other_jobs_where_they_are() -> None:
     def names(values: str) -> list[str]:
-        return [job.name for job in multirun(*jobs(f"optimizer.lr={values}")).jobs]
+        return [job.name for job in jobs(f"optimizer.lr={values}").jobs]
 
     assert names("1e-3,1e-4,3e-4")[::2] == names("1e-3,3e-4")
 
@@ -276,9 +283,9 @@ def test_what_a_sweep_does_not_do_is_a_sentence(override: str) -> None:
     ],
 )
 def test_jobs_of_one_experiment_get_folders_of_their_own(override: str, apart: list[str]) -> None:
-    words, configs = jobs(override)
-    assert keys_apart(configs) == apart
-    assert len({compose(job.words).run.dir for job in multirun(words, configs).jobs}) == 2
+    found = jobs(override)
+    assert list(found.apart) == apart
+    assert len({compose(job.words).run.dir for job in found.jobs}) == 2
 
 
 def test_jobs_that_would_share_a_folder_are_refused() -> None:
@@ -287,12 +294,82 @@ def test_jobs_that_would_share_a_folder_are_refused() -> None:
 
 
 def test_resume_never_is_a_fresh_folder_of_a_multirun(tmp_path: Path) -> None:
-    words, configs = jobs("optimizer.lr=1e-3,3e-4", "resume=never", f"run.root={tmp_path}")
-    folder = multirun(words, configs).folder
+    words = ("optimizer.lr=1e-3,3e-4", "resume=never", f"run.root={tmp_path}")
+    folder = jobs(*words).folder
     folder.mkdir()
-    again = multirun(words, configs)
+    again = jobs(*words)
     assert again.folder == tmp_path / f"{folder.name}-2"
     assert {compose(job.words).resume for job in again.jobs} == {"auto"}
+
+
+def test_a_sweep_hashes_and_reads_little_for_each_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: Counter[str] = Counter()
+
+    def counted(module: Any, name: str) -> None:
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given: (calls.update([name]), real(*given))[1])
+
+    counted(harness.config.identity, "identity")
+    counted(harness.config.compose, "hydra_compose")
+    counted(harness.config.saved, "parse")
+    prepared(tmp_path, "seed=range(0,4)")
+    few = Counter(calls)
+    calls.clear()
+    prepared(tmp_path, "seed=range(0,8)")
+    assert (calls["identity"] - few["identity"]) / 4 <= 2
+    assert calls["hydra_compose"] == few["hydra_compose"] == 1 and calls["parse"] == 0
+
+
+def prepared(root: Path, *overrides: str) -> Multirun:
+    return prepare_multirun(list(normalize_overrides([f"run.root={root}", *overrides])))
+
+
+@pytest.mark.parametrize("name", [name for name in choices("sweep") if name not in ("grid", "optuna")])
+def test_a_file_of_sweeps_lists_several_runs(name: str, tmp_path: Path) -> None:
+    found = prepared(tmp_path, f"sweep={name}")
+    assert len({job.name for job in found.jobs}) == len(found.jobs) >= 4
+    assert compose(found.jobs[-1].words).sweep.over == {}
+
+
+def test_what_is_typed_is_added_to_what_a_file_of_sweeps_lists(tmp_path: Path) -> None:
+    assert len(prepared(tmp_path, "sweep=seeds", "optimizer.lr=1e-3,1e-4").jobs) == 10
+    few = prepared(tmp_path, "sweep=seeds", "seed=7,8")
+    assert [job.swept for job in few.jobs] == [{"seed": "7"}, {"seed": "8"}]
+    assert few.folder == prepared(tmp_path, "seed=1,2").folder
+
+
+SEARCH = ("sweep=optuna", "optimizer.lr=tag(log, interval(1e-4,1e-2))", "model=choice(tiny,14m)")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["sweep=seed"], "There is no sweep=seed. Did you mean seeds?"),
+        (["sweep=seeds,optuna"], "A multirun is one: sweep=seeds."),
+        (["optimizer.lr=interval(0,1)"], "let a search choose: add sweep=optuna"),
+        (["sweep=optuna"], "The search has nothing to choose from."),
+        ([*SEARCH, "sweep.n_trial=3"], "Did you mean sweep.n_trials?"),
+        ([*SEARCH, "sweep.sampler.seeed=3"], "Did you mean sweep.sampler.seed?"),
+        ([*SEARCH, "model=choice(tiny,15m)"], "There is no model=15m. Did you mean 14m?"),
+        ([*SEARCH, "optimizer.weight_decay=interval(-1,1)"], "optimizer.weight_decay=-1.0 is too small"),
+        ([*SEARCH, "seed=interval(5,1)"], "has no number to choose"),
+        (["sweep=seeds", "sweep.over=5"], "sweep.over=5 is not a mapping"),
+    ],
+)
+def test_a_mistake_in_a_sweep_is_a_sentence(words: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        prepare_multirun(list(normalize_overrides(words)))
+
+
+def test_a_search_without_optuna_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=re.escape("Type pip install -e '.[optuna]'")):
+        prepare_multirun(list(normalize_overrides(SEARCH)))
+
+
+def test_a_sweep_without_its_flag_is_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"Type python train\.py -m sweep=seeds"):
+        prepare(["sweep=seeds"])
 
 
 def test_what_our_advice_changes_is_the_same_run_and_is_said() -> None:

@@ -51,7 +51,7 @@ MISTAKES = {
     "trainer.precision=fp16": "Did you mean 16-mixed?",
     "trainer.strategy=fspd": "Did you mean fsdp?",
     "trainer.accelerator=gpuu": "Did you mean gpu?",
-    "sweep=optuna": "sweep=optuna is not a group of keys",
+    "sweep=optima": "Did you mean optuna?",
     "callbacks.samples=5": "callbacks.samples=5 is not a mapping",
     "callbacks.x={y:3}": "callbacks.x has no _target_",
     "+callbacks.x={_target_:hooks.Slow}": "callbacks.x.seconds is missing",

@@ -19,6 +19,7 @@ from harness.config import schema, secrets
 from harness.config.check import check
 from harness.config.compose import (
     VERSION_BASE,
+    Read,
     compose,
     compose_all,
     hydra_errors_as_user_errors,
@@ -28,7 +29,7 @@ from harness.config.compose import (
 from harness.config.habits import translated
 from harness.config.help import help_page
 from harness.config.identity import resolved
-from harness.config.jobs import Multirun, multirun, sweep
+from harness.config.jobs import Multirun, fixed, is_sweep, jobs_of, multirun, with_listed, write_name
 from harness.config.names import CONF, groups, keys_of_experiment
 from harness.config.protection import unprotected
 from harness.errors import UserError
@@ -37,7 +38,8 @@ from harness.run import caches, debug_folder, environment
 
 log = logging.getLogger(__name__)
 
-LAUNCH = "harness.launch.sweep:run"  # by name: it stands above, and only a multirun needs it
+# By name: they stand above, and only a multirun needs them.
+LAUNCH, FINISHED = "harness.launch.sweep:run", "harness.launch.status:finished"
 USUAL = ("harness.", "lm.", "lightning.pytorch.loggers.TensorBoardLogger")
 LIGHTNINGS = ("trainer", "callbacks", "logger")
 LOOKED_AT = ("data", "model")  # jobs that have these in common name the same files, and listing files takes time
@@ -101,6 +103,10 @@ def prepare(overrides: Sequence[str], *, clear: bool = False) -> list[str]:
     """Check the config, set the environment, and return the overrides with the folder named."""
     cfg = compose(overrides)
     check_all([cfg], clear=clear)
+    if is_sweep(cfg):
+        what = "This is a sweep, and without -m there is one run."
+        raise UserError(what, cure=f"Type python train.py -m {' '.join(overrides)}")
+    look([cfg])
     refuse_what_is_not_here([cfg])
     from harness.run.folder import choose_folder  # not sooner: a wrong value is answered without
 
@@ -109,13 +115,22 @@ def prepare(overrides: Sequence[str], *, clear: bool = False) -> list[str]:
 
 def prepare_multirun(overrides: Sequence[str], *, clear: bool = False) -> Multirun:
     """Check every job before the first one starts, set the environment, and return the jobs."""
-    configs = compose_all(sweep(overrides))
+    read: Read = {}
+    [base] = compose_all([fixed(overrides)], read)
+    words = with_listed(overrides, base)
+    jobs = jobs_of(words, base)
+    base, *configs = compose_all([fixed(words), *jobs], read)
+    for cfg in configs:
+        write_name(cfg)
     check_all(configs, clear=clear)
-    refuse_what_is_not_here([cfg for cfg in configs if not _is_usual(cfg)])
+    found = multirun(words, base, jobs, configs)
+    finished = load(FINISHED)(found)
+    todo = [cfg for cfg in configs if cfg.run.name not in finished]
+    look(todo)
+    refuse_what_is_not_here([cfg for cfg in todo if not _is_usual(cfg)])
     from harness.run.folder import choose_folder
 
-    found = multirun(overrides, configs)
-    for cfg in configs:
+    for cfg in todo:
         with open_dict(cfg):
             cfg.run.root, cfg.resume = found.folder.as_posix(), "auto"
         choose_folder(cfg)
@@ -144,15 +159,17 @@ def _is_usual(cfg: DictConfig) -> bool:
 
 def check_all(configs: Sequence[DictConfig], *, clear: bool) -> None:
     """Check configs, and set the environment that they ask for."""
-    different: dict[str, DictConfig] = {}
     for cfg in configs:
-        plain = resolved(cfg)
-        secrets.learn(OmegaConf.to_container(cfg, resolve=False), plain)
+        secrets.learn(OmegaConf.to_container(cfg, resolve=False), resolved(cfg))
         check(cfg)
-        different.setdefault(str([plain.get(name) for name in LOOKED_AT]), cfg)
     first = configs[0]
     isolated = enter_debug_folder(first.debug, clear=clear) if first.debug.folder is not None else {}
     environment.apply({**isolated, **first.env})
+
+
+def look(configs: Sequence[DictConfig]) -> None:
+    """Look at the files that configs name."""
+    different = {str([resolved(cfg.get(name)) for name in LOOKED_AT]): cfg for cfg in configs}
     for cfg in different.values():
         schema.declared(cfg).look(cfg)
 

@@ -1,8 +1,8 @@
 """What makes two configs the same experiment: the part of them that names a run."""
 
+import functools
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from typing import Any
@@ -66,12 +66,13 @@ def digest(cfg: DictConfig) -> str:
 
 
 def default_name(cfg: DictConfig) -> str:
-    """Return `<model>-<data>-<hash>`, for example `14m-stdlib-1f0c9a3e`, and what keeps jobs of a multirun apart."""
-    name = f"{cfg.model.name}-{cfg.data.name}-{digest(cfg)[:8]}"
-    for key in cfg.sweep.get("apart") or ():
-        value = re.sub(r"[^A-Za-z0-9.]+", "_", str(OmegaConf.select(cfg, key)))
-        name += f"-{key.rpartition('.')[2]}={value}"
-    return name
+    """Return `<model>-<data>-<hash>`, for example `14m-stdlib-1f0c9a3e`."""
+    return name_of(cfg, digest(cfg))
+
+
+def name_of(cfg: DictConfig, mark: str) -> str:
+    """As `default_name`, for an experiment whose digest is known."""
+    return f"{cfg.model.name}-{cfg.data.name}-{mark[:8]}"
 
 
 def difference(old: DictConfig, new: DictConfig) -> list[str]:
@@ -102,7 +103,8 @@ def _set(node: Any) -> dict[str, Any]:
 
 
 def resolved(cfg: DictConfig) -> Any:
-    """Return the config as plain values; an interpolation that cannot be resolved here and now stays as it is."""
+    """Return the config, or a part of it, as plain values; an interpolation that cannot be resolved here and now stays
+    as it is."""
     try:
         return OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException:
@@ -142,6 +144,7 @@ def _without(node: Any, more: Sequence[str], prefix: str = "") -> Any:
     }
 
 
+@functools.cache  # the jobs of a sweep have the same keys
 def _left_out(key: str) -> bool:
     group, _, name = key.partition(".")
     if group == "trainer" and name:

@@ -174,7 +174,7 @@ def _refuse_another_experiment(folder: Path, cfg: DictConfig) -> None:
         before = None
     changes = other_experiment(before, cfg) if before else ["its config.yaml is gone, and its checkpoints know another"]
     witness = _witness(folder)
-    if witness == digest(cfg) or not changes or (before is None and witness is None):
+    if not changes or (before is None and witness is None) or witness == digest(cfg):
         return
     raise UserError(
         f"The run in {folder} is another experiment:\n  " + "\n  ".join(changes) + "\n",
