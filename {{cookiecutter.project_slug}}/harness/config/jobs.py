@@ -40,7 +40,7 @@ class Multirun:
 
     folder: Path
     jobs: tuple[Job, ...]
-    at_once: int
+    launcher: dict[str, Any]  # the keys of conf/launcher/
     fresh: bool  # resume=never: in a folder that was not there
 
 
@@ -71,7 +71,7 @@ def multirun(overrides: Sequence[str], configs: Sequence[DictConfig]) -> Multiru
         folder = next(other for name in numbered(folder.name) if not (other := folder.with_name(name)).exists())
     split = zip(sweep(overrides), configs, strict=True)
     jobs = tuple(_job(words, cfg, folder, _swept_keys(overrides)) for words, cfg in split)
-    return Multirun(folder, jobs, first.launcher.jobs, fresh)
+    return Multirun(folder, jobs, resolved(first.launcher), fresh)
 
 
 def keys_apart(configs: Sequence[DictConfig]) -> list[str]:

@@ -96,6 +96,7 @@ class Sweep(Section):
 
 
 class Launcher(Section):
+    name: Literal["local"] = key("what starts the jobs of a multirun: the module of that name in harness/launch/")
     jobs: Positive = key("how many jobs of a multirun run at a time")
 
 

@@ -2,7 +2,8 @@
 
 sweep    the story: what is finished is skipped, the rest runs, a table at the end
 status   one small file a job: its state, how good it is, why it failed
-pool     so many processes at a time, warm ones; signals are handed on
+launcher where jobs run, by `launcher.name`: what the launchers below have in common
+local    so many processes at a time, warm ones; signals are handed on
 gpus     each job has GPUs of its own
 job      what a job's process does
 table    what all came to: on the console, as CSV, JSON and a page

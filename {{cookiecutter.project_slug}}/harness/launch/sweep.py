@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.config.jobs import Job, Multirun
 from harness.errors import Stopped, UserError
 from harness.launch import table
-from harness.launch.pool import Pool
+from harness.launch.launcher import launcher
 from harness.launch.status import Status
 from harness.run.lock import locked
 
@@ -19,7 +19,7 @@ def run(target: str, sweep: Multirun) -> None:
     try:
         todo = [job for job in sweep.jobs if Status.of(sweep.folder, job).state != "finished"]
         say(f"{sweep.folder.as_posix()}: {len(sweep.jobs)} jobs, {len(sweep.jobs) - len(todo)} of them finished.")
-        stop = Runner(sweep).run(target, todo) if todo else 0
+        stop = Runner(target, sweep).run(todo) if todo else 0
         conclude(sweep, stop, trained=bool(todo))
     finally:
         if lock is not None:
@@ -27,31 +27,31 @@ def run(target: str, sweep: Multirun) -> None:
 
 
 class Runner:
-    """Runs jobs and keeps their status files."""
+    """Has jobs run, and keeps their status files."""
 
-    def __init__(self, sweep: Multirun) -> None:
+    def __init__(self, target: str, sweep: Multirun) -> None:
         self.sweep = sweep
         self.numbers = {job.name: number for number, job in enumerate(sweep.jobs, start=1)}
+        self.launcher = launcher(sweep.launcher["name"])(target, sweep, self)
 
-    def run(self, target: str, jobs: list[Job]) -> int:
+    def run(self, jobs: list[Job]) -> int:
         """Return the signal that stopped them, or 0."""
-        pool = Pool(target, self.sweep.folder, self.sweep.at_once, self.starts, self.ended)
-        pool.run(jobs)
-        return pool.stop
+        self.launcher.run(iter(jobs))
+        return self.launcher.stop
 
     def starts(self, job: Job) -> None:
         status = Status.of(self.sweep.folder, job)
-        file = "console.log" if self.sweep.at_once > 1 else "train.log"
-        status.state, status.reason = "running", ""
-        status.log = (self.sweep.folder / job.name / "logs" / file).as_posix()
+        status.state, status.reason, status.log = "running", "", self.launcher.log(job)
         status.write(self.sweep.folder)
         say(f"{self.called(job)} starts in {job.name}")
 
-    def ended(self, job: Job, code: int) -> None:
+    def wanted(self, job: Job) -> bool:
+        return True
+
+    def ended(self, job: Job, why: str) -> None:
         status = Status.of(self.sweep.folder, job)
         if status.state == "running":  # it had no time to write
-            why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            asked = code in (-signal.SIGINT, -signal.SIGTERM)
+            asked = why in ("SIGINT", "SIGTERM")
             status.state, status.reason = ("stopped" if asked else "failed"), f"Its process ended with {why}."
             status.write(self.sweep.folder)
         loss = "" if status.val_loss is None else f", validation loss {status.val_loss:.4f}"
