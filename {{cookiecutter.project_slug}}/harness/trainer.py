@@ -16,6 +16,7 @@ from typing import Any
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from harness.callbacks.exact_resume import ExactResume
@@ -29,7 +30,8 @@ from harness.module import GuardedModule
 from harness.nan.precision import FallbackPrecision
 from harness.run.facts import RunFacts
 from harness.run.folder import Run
-from harness.run.signals import listening
+from harness.run.requeue import job_id, requeue
+from harness.run.signals import MAKE_ROOM, listening
 from harness.step.oom_retry import out_of_memory
 from harness.telemetry import logs
 from harness.telemetry.loggers import build_loggers, count_from_one
@@ -52,7 +54,9 @@ def attempt(cfg: DictConfig) -> Iterator[Run]:
             yield run
         except Stopped as reason:
             run.close("stopped", reason=reason.why)
-            raise Stopped(reason.why, code=reason.code, cure=run.how_to_go_on) from None
+            requeued = reason.why == MAKE_ROOM and requeue(run)
+            cure = "SLURM starts it again." if requeued else run.how_to_go_on
+            raise Stopped(reason.why, code=reason.code, cure=cure) from None
         except BaseException as error:
             run.close("failed", error=f"{type(error).__name__}: {error}")
             raise
@@ -104,6 +108,8 @@ def build_trainer(cfg: DictConfig, picks: Picks, run: Run, point: Checkpoint | N
     }
     arguments |= {"accelerator": picks.accelerator, "precision": picks.precision, "default_root_dir": str(run.folder)}
     plugins = [*instantiate(arguments.pop("plugins", []), _convert_="all"), DurableIO(RunFacts.of(run.diary), module)]
+    if job_id() and SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # Lightning's saves what it needs and we cannot load
     if arguments["precision"] == "16-mixed":
         plugins.append(FallbackPrecision(picks.device, fallback=native_precision(picks.device)[0]))
         del arguments["precision"]  # Lightning takes one or the other

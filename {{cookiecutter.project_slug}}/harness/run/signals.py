@@ -1,7 +1,9 @@
-"""What the outside asks of this process: to stop (SIGTERM, SIGINT, a time limit), or to checkpoint now (SIGUSR1).
+"""What the outside asks of this process: to stop (SIGTERM, SIGINT, a time limit), to make room until its cluster
+starts it again (SIGUSR2), or to checkpoint now (SIGUSR1).
 
 A handler only notes the wish; training looks at it between two optimizer steps. Before training there is nothing to
-save, so a wish to stop ends the process at once, and a second wish always does.
+save, so a wish to stop ends the process at once, and a second wish always does. Only SIGUSR2 may come as often as it
+likes: a cluster sends it to all processes of a job, and some of them hand it on.
 """
 
 import os
@@ -15,6 +17,7 @@ from types import FrameType
 from harness.errors import Stopped
 
 STARTED = time.monotonic()
+MAKE_ROOM = "SIGUSR2"  # not SIGUSR1, which NCCL and Lightning may take for themselves
 
 
 class StopRequest:
@@ -30,6 +33,8 @@ class StopRequest:
         name = signal.Signals(signum).name
         if name == "SIGUSR1":
             self.checkpoint = name
+        elif name == self.stop == MAKE_ROOM:
+            return
         elif self.stop:
             os._exit(128 + signum)  # no finally, no atexit: whoever asks twice means now, and checkpoints survive that
         elif self.training:
@@ -70,5 +75,5 @@ def listening() -> Iterator[None]:
 
 
 def _signals() -> list[signal.Signals]:
-    names = ("SIGTERM", "SIGINT", "SIGUSR1")
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGUSR1
+    names = ("SIGTERM", "SIGINT", "SIGUSR1", MAKE_ROOM)
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has neither of the last two
