@@ -32,6 +32,7 @@ class Job:
     asked: str  # a hash of the experiment and of how long it is to run: a job that has done this is finished
     accelerator: str
     devices: Any  # as `trainer.devices` has it
+    nodes: int = 1
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def _job(words: Sequence[str], cfg: DictConfig, folder: Path, keys: Sequence[str
     values = dict(word.lstrip("+~").partition("=")[::2] for word in words)
     own = {"sweep.name": folder.name, "run.root": folder.as_posix(), "run.name": cfg.run.name}
     more = [f"++{key}={quoted(value)}" for key, value in own.items()]
+    words = [word for word in words if not re.match(r"[+~]*launcher[.=]", word)]  # the run alone has none
     return Job(
         name=str(cfg.run.name),
         words=(*words, *more, "++resume=auto"),  # resume=never has made the folder of all a fresh one
@@ -108,6 +110,7 @@ def _job(words: Sequence[str], cfg: DictConfig, folder: Path, keys: Sequence[str
         asked=hashlib.sha256(json.dumps([digest(cfg), resolved(cfg.trainer)], default=str).encode()).hexdigest()[:16],
         accelerator=str(cfg.trainer.accelerator),
         devices=OmegaConf.to_container(cfg.trainer).get("devices"),  # type: ignore[union-attr]
+        nodes=cfg.trainer.get("num_nodes") or 1,
     )
 
 

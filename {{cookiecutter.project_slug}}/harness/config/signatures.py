@@ -11,7 +11,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.config.schema import Flag, Number, Text, Whole
+from harness.config.kinds import Flag, Number, Text, Whole
 from harness.config.sources import DEEPEST, Definition, NoSuchTarget, definition, find
 
 PLAIN: dict[str, Any] = {"int": Whole, "float": Number, "bool": Flag, "str": Text, "Path": Text, "None": None}

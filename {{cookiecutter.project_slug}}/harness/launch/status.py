@@ -28,11 +28,17 @@ class Status:
     seconds: float = 0.0  # at work, in the attempts that were not killed
     reason: str = ""  # why it failed or stopped
     log: str = ""
+    queued: str = ""  # what a cluster knows it by, see squeue.handle
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> "Status | None":
+        """Return the status that was written last."""
+        return recovered(_path(folder, name), parse)
 
     @classmethod
     def of(cls, folder: Path, job: Job) -> "Status":
         """Return what is known of a job of the sweep in `folder`, as of what it is asked for now."""
-        known = recovered(_path(folder, job.name), parse)
+        known = cls.read(folder, job.name)
         status = known or cls(job.name, job.swept, job.asked)
         run_is_there = (folder / job.name).is_dir()
         if status.state == "finished" and not (status.asked == job.asked and run_is_there):
@@ -54,7 +60,8 @@ class Status:
 def parse(text: str) -> Status:
     """Return the status in a text. Raises ValueError or TypeError for anything else."""
     loaded: dict[str, Any] = json.loads(text)
-    status = Status(**{field.name: loaded[field.name] for field in fields(Status)})
+    status = Status(**{field.name: loaded[field.name] for field in fields(Status) if field.name != "queued"})
+    status.queued = str(loaded.get("queued", ""))  # an older sweep has none
     numbers = (status.step, status.val_loss, status.seconds)
     if status.state not in get_args(State) or not isinstance(status.overrides, dict):
         raise ValueError("it is not the status of a job")
