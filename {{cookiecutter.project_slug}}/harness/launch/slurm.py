@@ -9,14 +9,14 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from harness.config import secrets
@@ -27,7 +27,7 @@ from harness.errors import Stopped, UserError
 from harness.hydra_main import train
 from harness.launch import job as process
 from harness.launch import squeue
-from harness.launch.launcher import Watch
+from harness.launch.launcher import Watch, handling
 from harness.launch.status import Status
 from harness.ranks import rank
 from harness.run import environment
@@ -62,7 +62,7 @@ class Launcher:
     def run(self, jobs: Iterator[Job]) -> None:
         """Submit what is not in the queue yet, and wait for all."""
         pause = POLL[0]
-        with self._noting_signals():
+        with handling(self._asked, "SIGINT", "SIGTERM"):
             while not self.stop:
                 changed = self._fill(jobs) or self._look()
                 if not self.queued:
@@ -176,17 +176,8 @@ class Launcher:
         while not self.stop and time.monotonic() < until:
             time.sleep(0.1)
 
-    @contextmanager
-    def _noting_signals(self) -> Iterator[None]:
-        def note(number: int, _: object) -> None:
-            self.stop = number
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _asked(self, signum: int, frame: FrameType | None) -> None:
+        self.stop = signum
 
 
 def refuse_secrets(texts: Sequence[str]) -> None:
