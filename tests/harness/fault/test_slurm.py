@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from exactness import assert_same, newest
+from places import PATIENCE, PROJECT
 from processes import Process
 
 from harness.launch import squeue
@@ -67,7 +69,7 @@ class Sweep:
     def status(self, seed: int) -> Status | None:
         for path in self.root.glob("*/status/*.json"):
             status = parse(path.read_text(encoding="utf-8"))
-            if status.overrides["seed"] == str(seed):
+            if status.overrides.get("seed", "0") == str(seed):
                 return status
         return None
 
@@ -92,9 +94,8 @@ def slurms(*words: str) -> None:
     subprocess.run(words, check=True, capture_output=True, timeout=60)
 
 
-def preempt(sweep: Sweep, seed: int) -> None:
+def preempt(seen: squeue.Seen | None) -> None:
     """Send what a job gets before its time is up."""
-    seen = sweep.seen(seed)
     assert seen is not None
     with suppress(subprocess.TimeoutExpired):  # scancel may ask again and again, when the job has gone already
         subprocess.run(["scancel", "--signal=USR2", seen.id], check=False, capture_output=True, timeout=5)
@@ -128,7 +129,7 @@ def test_jobs_that_are_preempted_or_killed_end_as_if_nothing_had_been(
     sweep = Sweep(tmp_path / "runs")
     first = Process(tmp_path / "w", words)
     first.until(lambda: sweep.is_at(0, 2))
-    preempt(sweep, 0)
+    preempt(sweep.seen(0))
     victim = 3  # which starts when others have ended
     first.until(lambda: sweep.is_at(victim, 2))
     os.kill(sweep.attempts(victim)[-1]["pid"], signal.SIGKILL)
@@ -197,9 +198,52 @@ def test_the_ranks_of_a_job_stop_at_one_step_and_go_on(
     process = Process(tmp_path / "w", ["-m", *small, *RUN, *ranks, *SLURM])
     sweep = Sweep(tmp_path / "runs")
     process.until(lambda: sweep.is_at(0, 2))
-    preempt(sweep, 0)
+    preempt(sweep.seen(0))
     process.until(lambda: restarted(sweep, 0))
     assert process.ended() == 0, process.output
     assert newest(sweep.run(0)).manifest["ranks"] == 2
     assert [attempt.get("reason") for attempt in sweep.attempts(0)] == ["SIGUSR2", None]
     assert_same(sweep.run(0), undisturbed(*ranks).run(0))
+
+
+def test_one_big_run_by_torchrun_is_requeued_and_goes_on(slurm: None, small: list[str], tmp_path: Path) -> None:
+    ranks = ("+trainer.strategy=ddp", "data.batch_size=2", "run.name=big")
+    options = ["--nodes=1", "--gpus-per-node=0", "--cpus-per-task=2", "--time=60", f"--output={tmp_path / 'out.log'}"]
+    environment = os.environ | {
+        "RANKS": "2", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"
+    }  # fmt: skip
+    script = PROJECT / "devtools" / "slurm" / "train.sh"
+    words = ["sbatch", "--parsable", *options, str(script), *small, *RUN, *ranks]
+    done = subprocess.run(
+        words, cwd=PROJECT, env=environment, capture_output=True, text=True, encoding="utf-8", check=True
+    )
+    number = done.stdout.strip()
+    run = tmp_path / "runs" / "big"
+
+    def seen() -> squeue.Seen | None:
+        return next((one for one in (squeue.look() or {}).values() if one.id == number), None)
+
+    def state() -> str:
+        one = seen()
+        return one.state if one else ""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            output = (tmp_path / "out.log").read_text(encoding="utf-8") if (tmp_path / "out.log").exists() else ""
+            assert state() not in squeue.OVER, output
+            assert time.monotonic() < deadline, output
+            time.sleep(0.5)
+
+    wait(lambda: (run / "checkpoints" / "step-00000002").exists())
+    preempt(seen())
+    wait(lambda: state() == "PENDING")
+    slurms("scontrol", "update", f"JobId={number}", "StartTime=now")
+    wait(lambda: run_folder.read(run)["status"] == "finished")
+    assert [attempt.get("reason") for attempt in run_folder.read(run)["attempts"]] == ["SIGUSR2", None]
+    alone = Process(
+        tmp_path / "w",
+        [*small, *RUN, *ranks, "trainer.devices=2", "trainer.num_nodes=1", f"run.root={tmp_path / 'alone'}"],
+    )
+    assert alone.ended() == 0, alone.output
+    assert_same(run, tmp_path / "alone" / "big")

@@ -3,6 +3,7 @@
 import logging
 import os
 import subprocess
+import time
 
 from harness.ranks import rank
 from harness.run import diary as diaries
@@ -10,6 +11,8 @@ from harness.run.facts import RunFacts
 from harness.run.folder import Run
 
 log = logging.getLogger(__name__)
+
+FOR_RANK_0 = 10.0  # seconds: where one rank ends, whatever started them ends all, and rank 0 has to requeue before
 
 
 def requeue(run: Run) -> bool:
@@ -19,8 +22,11 @@ def requeue(run: Run) -> bool:
     it start for ever.
     """
     job = job_id()
-    if not job or rank() > 0:
+    if not job:
         return False
+    if rank() > 0:
+        time.sleep(FOR_RANK_0)
+        return True
     manifest = diaries.newest_manifest(run.folder)
     if manifest is None or manifest.get("attempt") != RunFacts.of(run.diary).attempt:
         log.warning("SLURM job %s is not requeued: it has got no further. Give it more time.", job)
