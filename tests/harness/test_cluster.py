@@ -113,6 +113,15 @@ def test_the_wish_to_make_room_may_come_twice() -> None:
     assert (requests.stop, requests.code) == ("SIGUSR2", 128 + signal.SIGUSR2)
 
 
+def test_what_torchrun_hands_on_is_no_second_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    requests = StopRequest()
+    requests.training = True
+    requests.asked(signal.SIGTERM)
+    requests.asked(signal.SIGTERM)
+    assert requests.stop == "SIGTERM"
+
+
 def test_the_script_for_several_nodes_is_bash_without_jinja() -> None:
     script = PROJECT / "devtools" / "slurm" / "train.sh"
     if sys.platform != "win32":

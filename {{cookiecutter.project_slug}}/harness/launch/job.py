@@ -47,6 +47,7 @@ def run(order: Order) -> None:
     """Train in a process that is set up, and write down how it ended."""
     if order.to_file:
         _print_to(order.folder / order.job.name / "logs" / "console.log")
+    os.environ.pop("HYDRA_FULL_ERROR", None)  # the parent has set it for itself, see report_user_errors
     status = Status.of(order.folder, order.job)
     status.state = "running"
     status.write(order.folder)
@@ -63,7 +64,6 @@ def _set_up(order: Order) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signals.STARTED = time.monotonic()  # a warm process began before its job
     os.chdir(order.here)
-    os.environ.pop("HYDRA_FULL_ERROR", None)  # the parent has set it for itself, see report_user_errors
     if order.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(order.gpus)
     secrets.learn(dict(os.environ), list(order.job.words))

@@ -2,8 +2,9 @@
 starts it again (SIGUSR2), or to checkpoint now (SIGUSR1).
 
 A handler only notes the wish; training looks at it between two optimizer steps. Before training there is nothing to
-save, so a wish to stop ends the process at once, and a second wish always does. Only SIGUSR2 may come as often as it
-likes: a cluster sends it to all processes of a job, and some of them hand it on.
+save, so a wish to stop ends the process at once, and a second wish always does. But what comes twice is no second wish
+where others hand it on: a cluster and a terminal send a signal to all processes at once, and torchrun sends it to its
+ranks again (and ends them for good half a minute later).
 """
 
 import os
@@ -33,14 +34,15 @@ class StopRequest:
         name = signal.Signals(signum).name
         if name == "SIGUSR1":
             self.checkpoint = name
-        elif name == self.stop == MAKE_ROOM:
+        elif name == self.stop and (name == MAKE_ROOM or "TORCHELASTIC_RUN_ID" in os.environ):
             return
         elif self.stop:
             os._exit(128 + signum)  # no finally, no atexit: whoever asks twice means now, and checkpoints survive that
         elif self.training:
             self.stop = name
             # Not by logging: the handler may have interrupted just that.
-            os.write(2, f"{name}: stops after this step. To end at once, send it once more.\n".encode())
+            at_once = "" if name == MAKE_ROOM else " To end at once, send it once more."
+            os.write(2, f"{name}: stops after this step.{at_once}\n".encode())
         else:
             raise Stopped(name, code=128 + signum)
 
