@@ -5,6 +5,7 @@ Each task has a worker of its own, and the job a process below that: it ends wit
 """
 
 import importlib.util
+import logging
 import multiprocessing
 import os
 import secrets
@@ -100,7 +101,9 @@ def connected(address: str | None) -> Any:
     import ray  # not sooner: it reads the environment once
 
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else here))
+        ray.init(
+            address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else here)
+        )
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"The Ray cluster at {address} cannot be reached" if address else "Ray does not start here"
         cure = "launcher.address=null starts one on this machine." if address else "launcher=local needs no Ray."

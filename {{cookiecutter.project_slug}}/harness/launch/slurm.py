@@ -79,7 +79,7 @@ class Launcher:
         """Take as many jobs as there is room for, and submit those that SLURM does not have already."""
         if len(self.queued) == self.settings["jobs"] or (seen := squeue.look()) is None:
             return False  # without an answer it is not known what runs already
-        new = []
+        new: list[Job] = []
         while len(self.queued) + len(new) < self.settings["jobs"] and (job := next(jobs, None)):
             known = Status.read(self.folder, job.name)
             if known and known.queued in seen and not seen[known.queued].over:
@@ -118,8 +118,8 @@ class Launcher:
         except submitit.core.utils.FailedJobError as error:
             what = secrets.hidden_in_report(str(error).strip())
             raise UserError(f"SLURM refused the jobs: {what}", cure="See conf/launcher/slurm.yaml.") from error
-        number = submitted[0].job_id.partition("_")[0]
-        say(f"Submitted as SLURM job {number}: {len(jobs)} jobs. What goes wrong before they train is in {folder}.")
+        array = submitted[0].job_id.partition("_")[0]
+        say(f"Submitted as SLURM job {array}: {len(jobs)} jobs. What goes wrong before they train is in {folder}.")
 
     def _options(self, name: str, job: Job) -> dict[str, Any]:
         """Return what submitit is told for an array of jobs like this one."""
