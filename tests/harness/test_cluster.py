@@ -42,6 +42,12 @@ def test_without_slurm_nothing_is_written(command: Command, small: list[str], tm
     assert not (tmp_path / "runs").exists()
 
 
+def test_one_run_alone_is_no_multirun(command: Command, small: list[str], tmp_path: Path) -> None:
+    done = command("train.py", *small, "launcher=slurm")
+    assert done.returncode == 2 and "launcher=slurm is for the jobs of a multirun. Add -m" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_what_slurm_lists_is_found_by_our_name_and_index() -> None:
     seen = squeue.parse("sweep-x|0|12_0|RUNNING\nsweep-x|1|12_1|PENDING\na|b|N/A|13|COMPLETED\n\n")
     assert seen["sweep-x[1]"] == ("12_1", "PENDING") and not seen["sweep-x[1]"].over

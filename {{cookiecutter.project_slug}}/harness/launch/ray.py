@@ -95,7 +95,7 @@ def connected(address: str | None) -> Any:
     """Return Ray, connected to the cluster at an address, or to one that is started here and that only this machine can
     reach."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # else it tells its makers, and asks
-    here: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    here: dict[str, Any] = {} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     if address is None:  # a password for this cluster alone: Ray's own would lie in the home folder
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     import ray  # not sooner: it reads the environment once

@@ -58,6 +58,7 @@ class Launcher:
         self.stop = 0
         self.queued: dict[str, Job] = {}  # by handle
         self.outgrown: set[str] = set()  # handles of jobs that were submitted for fewer steps than are asked for now
+        self.told: set[str] = set()  # handles of jobs that were asked to stop
 
     def run(self, jobs: Iterator[Job]) -> None:
         """Submit what is not in the queue yet, and wait for all."""
@@ -153,7 +154,8 @@ class Launcher:
         for handle in over:
             self._end(handle, seen.get(handle))
         for handle, job in self.queued.items():
-            if handle in seen and not self.watch.wanted(job):
+            if handle in seen and handle not in self.told and not self.watch.wanted(job):
+                self.told.add(handle)
                 # Not SIGTERM: SLURM takes that for the end of the step, and kills it soon after.
                 subprocess.run(["scancel", "--signal=INT", seen[handle].id], check=False)
         return bool(over)
