@@ -135,7 +135,7 @@ def test_the_script_for_several_nodes_is_bash_without_jinja() -> None:
     assert not any(mark in script.read_text(encoding="utf-8") for mark in ("{{", "{%", "{#"))
 
 
-RAY = ("trainer.max_steps=6", "checkpoint.every_n_steps=1", "callbacks.samples=null", "logger=csv",
+RAY = ("trainer.max_steps=10", "checkpoint.every_n_steps=1", "callbacks.samples=null", "logger=csv",
        "trainer.log_every_n_steps=1", "+callbacks.slow={_target_:hooks.Slow,seconds:1}", "seed=0,1,2")  # fmt: skip
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra ray is not installed")
 
@@ -159,7 +159,7 @@ def test_jobs_on_ray_are_stopped_killed_and_go_on_as_if_nothing_had_been(small: 
         return seed in statuses() and (run(seed) / "checkpoints" / "step-00000002").exists()
 
     first = Process(tmp_path / "w", words, HOME=str(home))
-    first.until(lambda: is_training("0") and is_training("1"))
+    first.until(lambda: is_training("0"))
     first.send(signal.SIGINT)
     assert first.ended() == 130, first.output
     assert [statuses()[seed].state for seed in "01"] == ["stopped", "stopped"] and "2" not in statuses()
