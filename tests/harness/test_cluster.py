@@ -18,13 +18,19 @@ from harness.config.jobs import Job, Multirun
 from harness.errors import UserError
 from harness.launch import squeue
 from harness.launch.launcher import launcher
-from harness.launch.slurm import Launcher, refuse_secrets
 from harness.launch.status import parse
 from harness.run import folder as run_folder
 from harness.run.requeue import job_id
 from harness.run.signals import StopRequest
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of launcher=slurm, as a job sees it that has no sbatch."""
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    return importlib.import_module("harness.launch.slurm")
 
 
 @pytest.mark.parametrize("name", ["submitit", "ray"])
@@ -55,13 +61,12 @@ def test_what_slurm_lists_is_found_by_our_name_and_index() -> None:
     assert squeue.submission("sweep-x[1]") == "sweep-x"
 
 
-def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, job: dict[str, Any], **settings: Any) -> dict[str, Any]:
-    monkeypatch.setattr("shutil.which", lambda name: name)
+def options(slurm: Any, tmp_path: Path, *, job: dict[str, Any], **settings: Any) -> dict[str, Any]:
     given = {"accelerator": "auto", "devices": 1} | job
     one = Job("x", ("seed=1",), {"seed": "1"}, "a", **given)
     defaults = {"name": "slurm", "jobs": 4, "signal_seconds": 120}
     sweep = Multirun(tmp_path, (one,), defaults | settings, fresh=False)
-    return Launcher("lm.fit:train", sweep, None)._options("name", one)  # type: ignore[arg-type]
+    return slurm.Launcher("lm.fit:train", sweep, None)._options("name", one)
 
 
 @pytest.mark.parametrize(
@@ -75,30 +80,23 @@ def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, job: dict[str, A
     ],
 )
 def test_each_rank_is_a_task_with_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, job: dict[str, Any], settings: Any, ranks: int, gpus: int | None
+    slurm: Any, tmp_path: Path, job: dict[str, Any], settings: Any, ranks: int, gpus: int | None
 ) -> None:
-    found = options(monkeypatch, tmp_path, job=job, **settings)
+    found = options(slurm, tmp_path, job=job, **settings)
     assert (found["ntasks_per_node"], found.get("gpus_per_node")) == (ranks, gpus)
 
 
-def test_any_option_of_sbatch_may_be_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = options(
-        monkeypatch,
-        tmp_path,
-        job={"nodes": 2},
-        partition="big",
-        account=None,
-        time="1-0",
-        sbatch={"constraint": "a100"},
-    )
+def test_any_option_of_sbatch_may_be_given(slurm: Any, tmp_path: Path) -> None:
+    settings = {"partition": "big", "account": None, "time": "1-0", "sbatch": {"constraint": "a100"}}
+    found = options(slurm, tmp_path, job={"nodes": 2}, **settings)
     assert found["partition"] == "big" and "account" not in found and found["nodes"] == 2
     assert found["additional_parameters"] == {"time": "1-0", "constraint": "a100"}
 
 
-def test_a_secret_is_not_handed_on_in_a_file() -> None:
-    refuse_secrets(["seed=1", "model=tiny", "run.root=/tmp/x"])
+def test_a_secret_is_not_handed_on_in_a_file(slurm: Any) -> None:
+    slurm.refuse_secrets(["seed=1", "model=tiny", "run.root=/tmp/x"])
     with pytest.raises(UserError, match="has a secret in it") as raised:
-        refuse_secrets(["+logger.wandb.api_key=0123456789abcdef"])
+        slurm.refuse_secrets(["+logger.wandb.api_key=0123456789abcdef"])
     assert "0123456789abcdef" not in str(raised.value)
 
 

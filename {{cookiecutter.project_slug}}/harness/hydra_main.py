@@ -96,10 +96,10 @@ def prepare(overrides: Sequence[str], *, clear: bool = False) -> list[str]:
     """Check the config, set the environment, and return the overrides with the folder named."""
     cfg = compose(overrides)
     check_all([cfg], clear=clear)
-    if cfg.launcher.name != "local":
-        raise UserError(f"launcher={cfg.launcher.name} is for the jobs of a multirun.", cure="Add -m to the command.")
     from harness.run.folder import choose_folder  # not sooner: a wrong value is answered without
 
+    if cfg.launcher.name != "local":
+        raise UserError(f"launcher={cfg.launcher.name} is for the jobs of a multirun.", cure="Add -m to the command.")
     # By name, as all that needs torch is loaded from this floor.
     load("harness.hardware:refuse_missing_devices")(cfg)
     load("harness.telemetry.loggers:refuse_unknown_accounts")(cfg.logger)

@@ -30,12 +30,17 @@ from harness.launch import squeue
 from harness.launch.launcher import Watch, handling
 from harness.launch.status import Status
 from harness.ranks import rank
-from harness.run import environment
+from harness.run import environment, requeue
 
 try:
     import submitit
 except ImportError as error:
     raise UserError("launcher=slurm needs submitit.", cure="Type: pip install submitit -c constraints.txt") from error
+if shutil.which("sbatch") is None and not requeue.job_id():  # a job itself does without
+    raise UserError(
+        "launcher=slurm needs SLURM, and there is no sbatch on PATH.",
+        cure="Log in to a machine from which jobs are submitted, or take launcher=local.",
+    )
 
 FOLDER = "slurm"  # of the sweep: what submitit writes, and what SLURM prints
 LONGEST_NAME = 60
@@ -48,11 +53,6 @@ class Launcher:
     """Has SLURM run jobs, `launcher.jobs` of them in its queue at a time."""
 
     def __init__(self, target: str, sweep: Multirun, watch: Watch) -> None:
-        if shutil.which("sbatch") is None:
-            raise UserError(
-                "launcher=slurm needs SLURM, and there is no sbatch on PATH.",
-                cure="Log in to a machine from which jobs are submitted, or take launcher=local.",
-            )
         self.target, self.folder, self.watch = target, sweep.folder, watch
         self.settings = {key: value for key, value in sweep.launcher.items() if value is not None}
         self.stop = 0
@@ -82,7 +82,7 @@ class Launcher:
             return False  # without an answer it is not known what runs already
         new: list[Job] = []
         while len(self.queued) + len(new) < self.settings["jobs"] and (job := next(jobs, None)):
-            known = Status.read(self.folder, job.name)
+            known = Status.known(self.folder, job.name)
             if known and known.queued in seen and not seen[known.queued].over:
                 say(f"{job.name} is with SLURM already, as {seen[known.queued].id}: {seen[known.queued].state}")
                 self.queued[known.queued] = job

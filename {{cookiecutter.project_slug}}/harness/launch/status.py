@@ -31,20 +31,19 @@ class Status:
     queued: str = ""  # what a cluster knows it by, see squeue.handle
 
     @classmethod
-    def read(cls, folder: Path, name: str) -> "Status | None":
-        """Return the status that was written last."""
-        return recovered(_path(folder, name), parse)
-
-    @classmethod
     def of(cls, folder: Path, job: Job) -> "Status":
         """Return what is known of a job of the sweep in `folder`, as of what it is asked for now."""
-        known = cls.read(folder, job.name)
-        status = known or cls(job.name, job.swept, job.asked)
+        status = cls.known(folder, job.name) or cls(job.name, job.swept, job.asked)
         run_is_there = (folder / job.name).is_dir()
         if status.state == "finished" and not (status.asked == job.asked and run_is_there):
             status.state = "waiting"
         status.overrides, status.asked = job.swept, job.asked
         return status
+
+    @classmethod
+    def known(cls, folder: Path, name: str) -> "Status | None":
+        """Return what is known of the job of that name."""
+        return recovered(_path(folder, name), parse)
 
     @classmethod
     def others(cls, folder: Path, jobs: set[str]) -> "list[Status]":

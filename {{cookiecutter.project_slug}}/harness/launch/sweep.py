@@ -14,13 +14,14 @@ from harness.run.lock import locked
 
 def run(target: str, sweep: Multirun) -> None:
     """Run the jobs of a sweep that are not finished. Raises UserError at the end where some failed."""
-    todo = [job for job in sweep.jobs if Status.of(sweep.folder, job).state != "finished"]
-    runner = Runner(target, sweep) if todo else None  # first: what it lacks is said before anything is written
+    if any(Status.of(sweep.folder, job).state != "finished" for job in sweep.jobs):
+        launcher(sweep.launcher["name"])  # what it lacks is said before anything is written
     sweep.folder.mkdir(parents=True, exist_ok=True)
     lock = locked(sweep.folder)
     try:
+        todo = [job for job in sweep.jobs if Status.of(sweep.folder, job).state != "finished"]
         say(f"{sweep.folder.as_posix()}: {len(sweep.jobs)} jobs, {len(sweep.jobs) - len(todo)} of them finished.")
-        stop = runner.run(todo) if runner else 0
+        stop = Runner(target, sweep).run(todo) if todo else 0
         conclude(sweep, stop, trained=bool(todo))
     finally:
         if lock is not None:
