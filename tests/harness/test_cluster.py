@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from exactness import assert_same
 from places import PROJECT
 from processes import Process
 
-from harness.config.jobs import Job, Multirun
+from harness.config.jobs import Job
 from harness.errors import UserError
 from harness.launch import squeue
 from harness.launch.launcher import launcher
@@ -65,7 +66,7 @@ def options(slurm: Any, tmp_path: Path, *, job: dict[str, Any], **settings: Any)
     given = {"accelerator": "auto", "devices": 1} | job
     one = Job("x", ("seed=1",), {"seed": "1"}, "a", **given)
     defaults = {"name": "slurm", "jobs": 4, "signal_seconds": 120}
-    sweep = Multirun(tmp_path, (one,), defaults | settings, fresh=False)
+    sweep = SimpleNamespace(folder=tmp_path, launcher=defaults | settings)
     return slurm.Launcher("lm.fit:train", sweep, None)._options("name", one)
 
 
@@ -117,8 +118,9 @@ def test_the_wish_to_make_room_may_come_twice() -> None:
     assert (requests.stop, requests.code) == ("SIGUSR2", 128 + signal.SIGUSR2)
 
 
-def test_what_torchrun_hands_on_is_no_second_wish(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+@pytest.mark.parametrize("launched", ["TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"])
+def test_what_launchers_hand_on_is_no_second_wish(monkeypatch: pytest.MonkeyPatch, launched: str) -> None:
+    monkeypatch.setenv(launched, "1")
     requests = StopRequest()
     requests.training = True
     requests.asked(signal.SIGTERM)

@@ -26,7 +26,7 @@ from harness.run import folder as run_folder
 
 pytestmark = [pytest.mark.fault, pytest.mark.skipif(sys.platform == "win32", reason="SLURM is not for Windows")]
 
-RUN = ("trainer.max_steps=8", "checkpoint.every_n_steps=1", "checkpoint.keep_last=9", "callbacks.samples=null",
+RUN = ("trainer.max_steps=12", "checkpoint.every_n_steps=1", "checkpoint.keep_last=9", "callbacks.samples=null",
        "logger=csv", "trainer.log_every_n_steps=1", "+callbacks.slow={_target_:hooks.Slow,seconds:1}")  # fmt: skip
 SLURM = ("launcher=slurm", "launcher.time=60")
 
@@ -101,6 +101,12 @@ def preempt(seen: squeue.Seen | None) -> None:
         subprocess.run(["scancel", "--signal=USR2", seen.id], check=False, capture_output=True, timeout=5)
 
 
+def requeue(seen: squeue.Seen | None) -> None:
+    """Do what SLURM does to a job that has to make room for another: it gets SIGTERM, and soon SIGKILL."""
+    assert seen is not None
+    subprocess.run(["scontrol", "requeue", seen.id], check=True, capture_output=True, timeout=60)
+
+
 def restarted(sweep: Sweep, seed: int) -> bool:
     """Spare a requeued job the two minutes that SLURM would have it wait."""
     seen = sweep.seen(seed)
@@ -130,10 +136,13 @@ def test_jobs_that_are_preempted_or_killed_end_as_if_nothing_had_been(
     first = Process(tmp_path / "w", words)
     first.until(lambda: sweep.is_at(0, 2))
     preempt(sweep.seen(0))
+    first.until(lambda: sweep.is_at(1, 2))
+    requeue(sweep.seen(1))
     victim = 3  # which starts when others have ended
     first.until(lambda: sweep.is_at(victim, 2))
     os.kill(sweep.attempts(victim)[-1]["pid"], signal.SIGKILL)
-    first.until(lambda: restarted(sweep, 0))
+    for requeued in (0, 1):
+        first.until(lambda: restarted(sweep, requeued))  # noqa: B023
     assert first.ended() == 1, first.output
     assert "1 of 4 jobs failed or stopped" in first.output
     failed = sweep.status(victim)
@@ -143,7 +152,7 @@ def test_jobs_that_are_preempted_or_killed_end_as_if_nothing_had_been(
     second = Process(tmp_path / "w", words)
     assert second.ended() == 0, second.output
     assert "4 jobs, 3 of them finished" in second.output
-    assert [len(sweep.attempts(seed)) for seed in range(4)] == [2, 1, 1, 2]
+    assert [len(sweep.attempts(seed)) for seed in range(4)] == [2, 2, 1, 2]
     reference = undisturbed("seed=0,1,2,3")
     for seed in range(4):
         assert_same(sweep.run(seed), reference.run(seed))

@@ -2,9 +2,7 @@
 starts it again (SIGUSR2), or to checkpoint now (SIGUSR1).
 
 A handler only notes the wish; training looks at it between two optimizer steps. Before training there is nothing to
-save, so a wish to stop ends the process at once, and a second wish always does. But what comes twice is no second wish
-where others hand it on: a cluster and a terminal send a signal to all processes at once, and torchrun sends it to its
-ranks again (and ends them for good half a minute later).
+save, so a wish to stop ends the process at once, and a second wish always does.
 """
 
 import os
@@ -34,14 +32,14 @@ class StopRequest:
         name = signal.Signals(signum).name
         if name == "SIGUSR1":
             self.checkpoint = name
-        elif name == self.stop and (name == MAKE_ROOM or "TORCHELASTIC_RUN_ID" in os.environ):
+        elif name == self.stop and _comes_twice(name):
             return
         elif self.stop:
             os._exit(128 + signum)  # no finally, no atexit: whoever asks twice means now, and checkpoints survive that
         elif self.training:
             self.stop = name
             # Not by logging: the handler may have interrupted just that.
-            at_once = "" if name == MAKE_ROOM else " To end at once, send it once more."
+            at_once = "" if _comes_twice(name) else " To end at once, send it once more."
             os.write(2, f"{name}: stops after this step.{at_once}\n".encode())
         else:
             raise Stopped(name, code=128 + signum)
@@ -53,6 +51,13 @@ class StopRequest:
 
 
 requests = StopRequest()
+
+
+def _comes_twice(name: str) -> bool:
+    """Return whether a second signal is no second wish: SLURM signals all processes of a job, and its srun, like
+    torchrun, then hands on what it got itself. Both end for good what has not ended after a while."""
+    by_slurm = name == "SIGTERM" and "SLURM_JOB_ID" in os.environ
+    return name == MAKE_ROOM or by_slurm or "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def install() -> None:
