@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from harness.config.jobs import Job
+from harness.config.jobs import Job, Multirun
 from harness.files import make_folder, recovered, write_whole
 
 FOLDER = "status"
 
 # A job whose process was killed is still called running; its run's lock says who trains it.
-State = Literal["waiting", "running", "finished", "stopped", "failed"]
+State = Literal["waiting", "running", "finished", "pruned", "stopped", "failed"]
 
 
 @dataclass
@@ -54,6 +54,11 @@ class Status:
     def write(self, folder: Path) -> None:
         make_folder(folder / FOLDER)
         write_whole(_path(folder, self.name), json.dumps(asdict(self), indent=2) + "\n")
+
+
+def finished(sweep: Multirun) -> set[str]:
+    """Return the names of the jobs that have done what is asked of them."""
+    return {job.name for job in sweep.jobs if Status.of(sweep.folder, job).state == "finished"}
 
 
 def parse(text: str) -> Status:
