@@ -14,7 +14,7 @@ from pydantic import BaseModel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it works in a project that is not installed
 
-from harness.config.schema import Section
+from harness.config.kinds import Section
 from lm.keys import Keys
 
 FOLDER = ROOT / ".vscode" / "schema"

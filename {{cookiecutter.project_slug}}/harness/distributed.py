@@ -4,9 +4,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+
+from harness.run.requeue import job_id
 
 T = TypeVar("T")
 
@@ -56,3 +60,10 @@ def norm_of_all(tensors: Iterable[Tensor]) -> Tensor:
     """Return the 2-norm over tensors, over the parts of all ranks where they are split: then all ranks have to call."""
     norm = torch.nn.utils.get_total_norm(list(tensors))
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def cluster() -> list[SLURMEnvironment]:
+    """Return SLURM as Lightning is to see it: its own requeueing comes in the middle of a step."""
+    if job_id() and SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        return [SLURMEnvironment(auto_requeue=False)]
+    return []

@@ -110,6 +110,8 @@ def prepare(overrides: Sequence[str], *, clear: bool = False) -> list[str]:
     refuse_what_is_not_here([cfg])
     from harness.run.folder import choose_folder  # not sooner: a wrong value is answered without
 
+    if cfg.launcher.name != "local":
+        raise UserError(f"launcher={cfg.launcher.name} is for the jobs of a multirun.", cure="Add -m to the command.")
     return [*overrides, f"++run.name={quoted(choose_folder(cfg))}"]
 
 

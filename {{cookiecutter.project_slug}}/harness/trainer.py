@@ -29,13 +29,15 @@ from harness.checkpoint.start import start_weights
 from harness.config.global_batch import AUTO, accumulation, at_most, rows_each
 from harness.console import quiet
 from harness.data.exact import ExactData
+from harness.distributed import cluster
 from harness.errors import Stopped, UserError, said_of
 from harness.hardware import Picks, native_precision, pick, world_size
 from harness.module import GuardedModule
 from harness.nan.precision import FallbackPrecision
 from harness.run.facts import RunFacts
 from harness.run.folder import Run
-from harness.run.signals import listening
+from harness.run.requeue import requeue
+from harness.run.signals import MAKE_ROOM, listening
 from harness.sharding import refuse_what_cannot_be_sharded
 from harness.step.oom_retry import free_memory, out_of_memory
 from harness.telemetry import logs
@@ -60,7 +62,9 @@ def attempt(cfg: DictConfig) -> Iterator[Run]:
             yield run
         except Stopped as reason:
             run.close("stopped", reason=reason.why)
-            raise Stopped(reason.why, code=reason.code, cure=run.how_to_go_on) from None
+            again = reason.why == MAKE_ROOM and requeue(run)
+            cure = "SLURM starts it again." if again else run.how_to_go_on
+            raise Stopped(reason.why, code=reason.code, cure=cure) from None
         except BaseException as error:
             run.close("failed", error=f"{type(error).__name__}: {error}")
             raise
@@ -195,7 +199,7 @@ def _arguments(cfg: DictConfig, picks: Picks) -> dict[str, Any]:
         if key not in NOT_ARGUMENTS and (value is not None or key == "check_val_every_n_epoch")
     }
     arguments |= {"accelerator": picks.accelerator, "precision": picks.precision, "default_root_dir": cfg.run.dir}
-    arguments["plugins"] = [*instantiate(arguments.get("plugins", []), _convert_="all")]
+    arguments["plugins"] = [*instantiate(arguments.get("plugins", []), _convert_="all"), *cluster()]
     if arguments["precision"] == "16-mixed":
         arguments["plugins"].append(FallbackPrecision(picks.device, fallback=native_precision(picks.device)[0]))
         del arguments["precision"]  # Lightning takes one or the other

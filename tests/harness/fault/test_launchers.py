@@ -3,11 +3,14 @@
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from exactness import newest
 from places import HARNESS_TESTS, PATIENCE, PROJECT
@@ -82,6 +85,32 @@ def test_the_ranks_of_torchrun_agree_on_a_fresh_folder(launched, tmp_path: Path)
     launched("torchrun", "run.name=x", "resume=never")
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["x", "x-2"]
     assert newest(tmp_path / "runs" / "x-2").manifest["ranks"] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_torchrun_and_its_ranks_stops_at_a_checkpoint(
+    small: list[str], tmp_path: Path, number: int
+) -> None:
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    slow = ("run.name=x", "trainer.max_steps=500", "+callbacks.slow={_target_:hooks.Slow,seconds:2}")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+    folder = tmp_path / "runs" / "x"
+    with (tmp_path / "output.txt").open("wb") as output:
+        torchrun = subprocess.Popen(
+            [*words, str(PROJECT / "train.py"), *small, *RUN, *slow], cwd=tmp_path, env=environment, stdout=output,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + PATIENCE
+    while not (folder / "checkpoints" / "step-00000002").exists():
+        assert torchrun.poll() is None and time.monotonic() < deadline, (tmp_path / "output.txt").read_text("utf-8")
+        time.sleep(0.05)
+    for process in psutil.Process(torchrun.pid).children(recursive=True):  # as a cluster does
+        process.send_signal(number)
+    time.sleep(0.2)
+    torchrun.send_signal(number)  # which hands it on
+    torchrun.wait(PATIENCE)
+    diary = run_folder.read(folder)
+    assert (diary["status"], diary["attempts"][-1].get("reason")) == ("stopped", signal.Signals(number).name)
 
 
 def test_a_multirun_has_its_ranks_in_each_job(command, small: list[str], tmp_path: Path) -> None:

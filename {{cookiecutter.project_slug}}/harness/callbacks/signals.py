@@ -13,7 +13,7 @@ from harness.run import signals
 
 
 class Signals(Callback):
-    """Raises Stopped on SIGTERM, SIGINT and `spare_seconds` before a time limit; the checkpoint callback then
+    """Raises Stopped on SIGTERM, SIGINT, SIGUSR2 and `spare_seconds` before a time limit; the checkpoint callback then
     checkpoints.
 
     The limit is `max_minutes` from the start of the process, or the end of the SLURM job where SLURM tells it.

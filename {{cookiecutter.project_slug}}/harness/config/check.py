@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from harness.config import schema
 from harness.config.compose import hydra_errors_as_user_errors, known_keys
 from harness.config.habits import HABITS
+from harness.config.kinds import Section, is_section
 from harness.config.names import nearest
 from harness.config.sentences import explain, show
 from harness.config.signatures import Signature, signature
@@ -68,13 +69,13 @@ class Checker:
             for key, text in self.texts.items():
                 OmegaConf.update(cfg, key, text)
 
-    def _section(self, model: type[schema.Section], node: Mapping[Any, Any], prefix: str) -> Iterator[str]:
+    def _section(self, model: type[Section], node: Mapping[Any, Any], prefix: str) -> Iterator[str]:
         for name, info in model.model_fields.items():
             key = f"{prefix}{name}"
             inner = info.annotation
             if name not in node:
                 continue
-            if schema.is_section(inner):
+            if is_section(inner):
                 yield from self._section(inner, node[name], f"{key}.")
             else:
                 yield from self._value(key, node[name], _whole(info), info.description or "")
@@ -116,7 +117,7 @@ class Checker:
         target = node["_target_"]
         info = self.keys.model_fields.get(key)
         section = info.annotation if info else None
-        fields = set(section.model_fields) if schema.is_section(section) else set()
+        fields = set(section.model_fields) if is_section(section) else set()
         if section is schema.Trainer and set(node) <= fields | HYDRAS and target == "lightning.pytorch.Trainer":
             return  # its source is long, and everything in it is known
         if not isinstance(target, str):
@@ -134,7 +135,7 @@ class Checker:
         if library and target.startswith("lightning.") and importlib.util.find_spec(library) is None:
             package = library.replace("_", "-")
             yield f"{key}._target_={target} needs a library that is not here. Type: pip install {package}"
-        if schema.is_section(section) and section.kept is not None:
+        if is_section(section) and section.kept is not None:
             fields = set(section.kept)
         yield from self._arguments(key, node, found, fields)
 
@@ -192,7 +193,7 @@ def adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind, config={"coerce_numbers_to_str": True})
 
 
-def _structure(model: type[schema.Section], node: Any, prefix: str) -> Iterator[str]:
+def _structure(model: type[Section], node: Any, prefix: str) -> Iterator[str]:
     """Yield which groups and keys are not there at all."""
     if not isinstance(node, dict):
         keys = ", ".join(f"{prefix}{field}" for field in list(model.model_fields)[:3])
@@ -204,7 +205,7 @@ def _structure(model: type[schema.Section], node: Any, prefix: str) -> Iterator[
             group = prefix.rstrip(".")
             files = f" A file in conf/{group}/ can begin with defaults: [base, _self_]." if group else ""
             yield f"{prefix}{name} is missing: {info.description or 'every run has that group of keys'}.{files}"
-        elif name in node and schema.is_section(inner):
+        elif name in node and is_section(inner):
             yield from _structure(inner, node[name], f"{prefix}{name}.")
 
 

@@ -18,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.identity import default_name
+from harness.config.kinds import is_section
 from harness.config.names import CONF, choices, groups, nearest
-from harness.config.schema import Root, declared, is_section
+from harness.config.schema import Root, declared
 from harness.errors import UserError
 
 VERSION_BASE = "1.3"

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from textwrap import fill
 
+from harness.config.kinds import is_section
 from harness.config.names import choices, groups, keys_of_experiment
-from harness.config.schema import is_section
 
 USAGE = """Train, or continue: the same command continues its own run.
 

@@ -32,6 +32,7 @@ class Job:
     asked: str  # a hash of the experiment and of how long it is to run: a job that has done this is finished
     accelerator: str
     devices: Any  # as `trainer.devices` has it
+    nodes: int = 1
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,7 @@ def _job(whole: Multirun, words: Sequence[str], cfg: DictConfig, mark: str) -> J
     own = {"sweep.name": whole.folder.name, "run.root": whole.folder.as_posix(), "run.name": cfg.run.name}
     alone = [word for word in words if not re.match(r"\+*sweep[.=]", word)]
     more = [f"++{key}={quoted(value)}" for key, value in own.items()]
+    words = [word for word in words if not re.match(r"[+~]*launcher[.=]", word)]  # the run alone has none
     return Job(
         name=str(cfg.run.name),
         words=(*alone, *more, "++resume=auto"),  # resume=never has made the folder of all a fresh one
@@ -206,6 +208,7 @@ def _job(whole: Multirun, words: Sequence[str], cfg: DictConfig, mark: str) -> J
         asked=asked(cfg, mark),
         accelerator=str(cfg.trainer.accelerator),
         devices=OmegaConf.to_container(cfg.trainer).get("devices"),  # type: ignore[union-attr]
+        nodes=cfg.trainer.get("num_nodes") or 1,
     )
 
 

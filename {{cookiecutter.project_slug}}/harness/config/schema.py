@@ -6,82 +6,37 @@ model, its data) it declares beside its own code, in a class `Keys(Root)`; conf/
 """
 
 import importlib
-import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
-from pydantic import AfterValidator, AllowInfNan, BaseModel, ConfigDict, Field, Strict
+from pydantic import AfterValidator, Field
 
+from harness.config.kinds import (  # noqa: F401  some of them for Keys of an experiment
+    Above0,
+    Amount,
+    Anything,
+    Batches,
+    Count,
+    Duration,
+    Flag,
+    FolderName,
+    Number,
+    Positive,
+    Section,
+    Share,
+    Text,
+    Whole,
+    extra,
+    key,
+    not_none,
+)  # fmt: skip
+from harness.config.launchers import Launcher
 from harness.config.rules import complaints
 from harness.errors import UserError
 
 if TYPE_CHECKING:  # the help needs the keys alone, at once
     from omegaconf import DictConfig
-
-LARGEST = 2**53  # the largest whole number that a float holds exactly: JSON, TensorBoard and schedules use floats
-
-
-def _no_control_characters(text: str) -> str:
-    if any(ord(character) < 32 for character in text):
-        raise ValueError("has a control character in it")
-    return text
-
-
-def _folder_name(name: str) -> str:
-    if not name.strip(" .") or re.search(r'[/\\:*?"<>|]', name) or name != name.strip() or name.endswith("."):
-        raise ValueError("is not the name of a folder: take letters, digits and - _ . = (run.root says where it lies)")
-    if len(name.encode("utf-8", "surrogatepass")) > 200:
-        raise ValueError("is too long for the name of a folder: take at most 200 characters")
-    return name
-
-
-def _batches(value: float) -> float:
-    if isinstance(value, float) and value > 1:
-        raise ValueError("is more than all: a number with a point is a share (at most 1.0), one without counts batches")
-    return value
-
-
-def _not_none(value: Any) -> Any:
-    if value in (0, "0"):
-        raise ValueError("is no device at all: take 1 or more, -1 for all, or a list such as [0,1]")
-    return value
-
-
-Whole = Annotated[int, Strict(), Ge(-LARGEST), Le(LARGEST)]
-Number = Annotated[float, Strict(), AllowInfNan(False)]
-Flag = Annotated[bool, Strict()]
-Text = Annotated[str, AfterValidator(_no_control_characters)]
-Count = Annotated[Whole, Ge(0)]
-Positive = Annotated[Whole, Ge(1)]
-Amount = Annotated[Number, Ge(0)]
-Above0 = Annotated[Number, Gt(0)]
-Share = Annotated[Number, Ge(0), Le(1)]
-FolderName = Annotated[Text, AfterValidator(_folder_name)]
-Batches = Annotated[Whole | Number, Ge(0), AfterValidator(_batches)]
-Duration = Annotated[str, Field(pattern=r"^\d+:\d+:\d+:\d+$")]
-Anything = dict[Any, Any]
-
-
-def key(doc: str) -> Any:
-    """Declare a key that the YAML files give a value."""
-    return Field(description=doc)
-
-
-def extra(doc: str) -> Any:
-    """Declare a key that may be absent: the library that it goes to has a value of its own."""
-    return Field(default=None, description=doc)
-
-
-class Section(BaseModel):
-    """A mapping in the config. `kept`: keys that its `_target_` is not given; None where nobody hands keys on."""
-
-    model_config = ConfigDict(defer_build=True)  # never built whole: each key is checked alone
-    kept: ClassVar[frozenset[str] | None] = None
-
-
-def is_section(kind: Any) -> TypeGuard[type[Section]]:
-    return isinstance(kind, type) and issubclass(kind, Section)
 
 
 class Run(Section):
@@ -97,11 +52,6 @@ class Sweep(Section):
     seed: Count | None = extra("what a search chooses by; the same one chooses the same")
     sampler: dict[str, Any] | None = extra("a sampler of Optuna, by _target_")
     pruner: dict[str, Any] | None = extra("a pruner of Optuna, by _target_; null: no trial is ended early")
-
-
-class Launcher(Section):
-    name: Literal["local"] = key("what starts the jobs of a multirun: the module of that name in harness/launch/")
-    jobs: Positive = key("how many jobs of a multirun run at a time")
 
 
 class Checkpoint(Section):
@@ -144,7 +94,7 @@ class Trainer(Section):
         Annotated[Whole, Ge(-1)]
         | Annotated[str, Field(pattern=r"^(auto|-1|\d+(\s*,\s*\d*)*)$")]
         | Annotated[list[Count], Field(min_length=1)],
-        AfterValidator(_not_none),
+        AfterValidator(not_none),
     ] = key("how many devices, or which")
     num_nodes: Positive = extra("machines")
     precision: Precision = key("auto, 32-true, bf16-mixed, 16-mixed, bf16-true, …")

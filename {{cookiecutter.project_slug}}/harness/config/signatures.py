@@ -11,7 +11,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.config.schema import Above0, Count, Flag, Number, Positive, Share, Text, Whole
+from harness.config.kinds import Above0, Count, Flag, Number, Positive, Share, Text, Whole
 from harness.config.sources import DEEPEST, Definition, NoSuchTarget, definition, find
 
 PLAIN: dict[str, Any] = {"int": Whole, "float": Number, "bool": Flag, "str": Text, "Path": Text, "None": None}

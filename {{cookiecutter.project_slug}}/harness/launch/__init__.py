@@ -5,6 +5,9 @@ search   instead of a list: what to try next is chosen from what came of the oth
 status   one small file a job: its state, how good it is, why it failed
 launcher where jobs run, by `launcher.name`: what the launchers below have in common
 local    so many processes at a time, warm ones; signals are handed on
+slurm    jobs in SLURM's queue, which need nobody who waits for them
+squeue   what SLURM says of them
+ray      jobs as tasks of a Ray cluster
 gpus     each job has GPUs of its own
 job      what a job's process does
 table    what all came to: on the console, as CSV, JSON and a page

@@ -15,21 +15,23 @@ class FreeList:
 
     def take(self, job: Job) -> list[str] | None:
         """Return GPUs for a job; None where it has to wait for others to give theirs back."""
-        wanted = self._wanted(job)
-        if wanted > len(self.free):
+        count = wanted(job, len(self.all))
+        if count > len(self.free):
             return None
-        taken, self.free = self.free[:wanted], self.free[wanted:]
+        taken, self.free = self.free[:count], self.free[count:]
         return taken
 
     def give_back(self, gpus: list[str]) -> None:
         self.free = [gpu for gpu in self.all if gpu in self.free or gpu in gpus]
 
-    def _wanted(self, job: Job) -> int:
-        if job.accelerator in ("cpu", "mps"):
-            return 0
-        if isinstance(job.devices, int) and job.devices > 0:
-            return min(job.devices, len(self.all))
-        return len(self.all)  # auto, -1, or a list that counts the GPUs of the whole machine
+
+def wanted(job: Job, here: int) -> int:
+    """Return how many GPUs a job is to have, of so many that there are."""
+    if job.accelerator in ("cpu", "mps"):
+        return 0
+    if isinstance(job.devices, int) and job.devices > 0:
+        return min(job.devices, here)
+    return here  # auto, -1, or a list that counts the GPUs of the whole machine
 
 
 def visible_gpus() -> list[str]:

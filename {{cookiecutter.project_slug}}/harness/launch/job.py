@@ -38,9 +38,19 @@ class Order:
 
 
 def main(order: Order) -> None:
-    """Run a job: the entry of its process."""
+    """Run a job: the entry of a process of this machine."""
     _set_up(order)
+    run(order)
+
+
+def run(order: Order) -> None:
+    """Train in a process that is set up, and write down how it ended."""
+    if order.to_file:
+        _print_to(order.folder / order.job.name / "logs" / "console.log")
+    os.environ.pop("HYDRA_FULL_ERROR", None)  # the parent has set it for itself, see report_user_errors
     status = Status.of(order.folder, order.job)
+    status.state = "running"
+    status.write(order.folder)
     with report_user_errors(), _noted(status, order), hydra_errors_as_user_errors():
         train(order.job.words, order.target)
 
@@ -54,11 +64,8 @@ def _set_up(order: Order) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signals.STARTED = time.monotonic()  # a warm process began before its job
     os.chdir(order.here)
-    os.environ.pop("HYDRA_FULL_ERROR", None)  # the parent has set it for itself, see report_user_errors
     if order.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(order.gpus)
-    if order.to_file:
-        _print_to(order.folder / order.job.name / "logs" / "console.log")
     secrets.learn(dict(os.environ), list(order.job.words))
 
 

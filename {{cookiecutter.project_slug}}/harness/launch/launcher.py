@@ -1,7 +1,10 @@
 """What runs the jobs of a sweep: `launcher.name` names the module of this folder whose class `Launcher` does it."""
 
 import importlib
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Protocol
 
 from harness.config.jobs import Job, Multirun
@@ -42,3 +45,15 @@ class Launcher(Protocol):
 def launcher(name: str) -> type[Launcher]:
     """Return the launcher of that name. Raises UserError, with what to install, where its library is not here."""
     return importlib.import_module(f"harness.launch.{name}").Launcher  # type: ignore[no-any-return]
+
+
+@contextmanager
+def handling(handler: Callable[[int, FrameType | None], None] | signal.Handlers, *names: str) -> Iterator[None]:
+    """Handle those of these signals that this system has, and then as before."""
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,7 +21,7 @@ from harness.config.jobs import Job, Multirun
 from harness.config.names import CONF
 from harness.launch import job as process
 from harness.launch.gpus import FreeList, visible_gpus
-from harness.launch.launcher import Watch
+from harness.launch.launcher import Watch, handling
 
 
 class Running(NamedTuple):
@@ -44,7 +43,7 @@ class Launcher:
 
     def run(self, jobs: Iterator[Job]) -> None:
         """Run all jobs, or until asked to stop: then those that run are waited for, and no other starts."""
-        with self._handing_signals_on():
+        with handling(self._asked, "SIGINT", "SIGTERM", "SIGUSR1"):
             self._context = self._warm()
             waiting: Job | None = None
             while True:
@@ -83,7 +82,9 @@ class Launcher:
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([self.target.partition(":")[0], process.__name__])
-        with ignored(signal.SIGINT, signal.SIGTERM):  # the server inherits it, and outlives a Ctrl-C with its jobs
+        with handling(
+            signal.SIG_IGN, "SIGINT", "SIGTERM"
+        ):  # the server inherits it, and outlives a Ctrl-C with its jobs
             forkserver.ensure_running()
         return context
 
@@ -116,24 +117,3 @@ class Launcher:
     def _send(self, started: BaseProcess, signum: int) -> None:
         if sys.platform != "win32" and started.is_alive():  # there, Ctrl-C reaches every process of the console
             os.kill(started.pid or 0, signum)
-
-    @contextmanager
-    def _handing_signals_on(self) -> Iterator[None]:
-        names = ("SIGINT", "SIGTERM", "SIGUSR1")
-        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        before = {number: signal.signal(number, self._asked) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-@contextmanager
-def ignored(*numbers: signal.Signals) -> Iterator[None]:
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -28,6 +28,7 @@ class Status:
     seconds: float = 0.0  # at work, in the attempts that were not killed
     reason: str = ""  # why it failed or stopped
     log: str = ""
+    queued: str = ""  # what a cluster knows it by, see squeue.handle
 
     @classmethod
     def of(cls, folder: Path, job: Job) -> "Status":
@@ -63,7 +64,8 @@ def finished(sweep: Multirun) -> set[str]:
 def parse(text: str) -> Status:
     """Return the status in a text. Raises ValueError or TypeError for anything else."""
     loaded: dict[str, Any] = json.loads(text)
-    status = Status(**{field.name: loaded[field.name] for field in fields(Status)})
+    status = Status(**{field.name: loaded[field.name] for field in fields(Status) if field.name != "queued"})
+    status.queued = str(loaded.get("queued", ""))  # an older sweep has none
     numbers = (status.step, status.val_loss, status.seconds)
     if status.state not in get_args(State) or not isinstance(status.overrides, dict):
         raise ValueError("it is not the status of a job")

@@ -67,6 +67,8 @@ class Grid:
 
 def run(target: str, sweep: Multirun) -> None:
     """Run the jobs of a sweep that are not finished. Raises UserError at the end where some failed."""
+    if any(Status.of(sweep.folder, job).state != "finished" for job in sweep.jobs):
+        launcher(sweep.launcher["name"])  # what it lacks is said before anything is written
     sweep.folder.mkdir(parents=True, exist_ok=True)
     lock = locked(sweep.folder)
     try:

@@ -1,4 +1,5 @@
-"""What the outside asks of this process: to stop (SIGTERM, SIGINT, a time limit), or to checkpoint now (SIGUSR1).
+"""What the outside asks of this process: to stop (SIGTERM, SIGINT, a time limit), to make room until its cluster
+starts it again (SIGUSR2), or to checkpoint now (SIGUSR1).
 
 A handler only notes the wish; training looks at it between two optimizer steps. Before training there is nothing to
 save, so a wish to stop ends the process at once, and a second wish always does.
@@ -15,6 +16,7 @@ from types import FrameType
 from harness.errors import Stopped
 
 STARTED = time.monotonic()
+MAKE_ROOM = "SIGUSR2"  # not SIGUSR1, which NCCL and Lightning may take for themselves
 
 
 class StopRequest:
@@ -30,12 +32,15 @@ class StopRequest:
         name = signal.Signals(signum).name
         if name == "SIGUSR1":
             self.checkpoint = name
+        elif name == self.stop and _comes_twice(name):
+            return
         elif self.stop:
             os._exit(128 + signum)  # no finally, no atexit: whoever asks twice means now, and checkpoints survive that
         elif self.training:
             self.stop = name
             # Not by logging: the handler may have interrupted just that.
-            os.write(2, f"{name}: stops after this step. To end at once, send it once more.\n".encode())
+            at_once = "" if _comes_twice(name) else " To end at once, send it once more."
+            os.write(2, f"{name}: stops after this step.{at_once}\n".encode())
         else:
             raise Stopped(name, code=128 + signum)
 
@@ -46,6 +51,13 @@ class StopRequest:
 
 
 requests = StopRequest()
+
+
+def _comes_twice(name: str) -> bool:
+    """Return whether a second signal is no second wish: SLURM signals all processes of a job, and its srun, like
+    torchrun, then hands on what it got itself. Both end for good what has not ended after a while."""
+    by_slurm = name == "SIGTERM" and "SLURM_JOB_ID" in os.environ
+    return name == MAKE_ROOM or by_slurm or "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def install() -> None:
@@ -70,5 +82,5 @@ def listening() -> Iterator[None]:
 
 
 def _signals() -> list[signal.Signals]:
-    names = ("SIGTERM", "SIGINT", "SIGUSR1")
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGUSR1
+    names = ("SIGTERM", "SIGINT", "SIGUSR1", MAKE_ROOM)
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has neither of the last two
