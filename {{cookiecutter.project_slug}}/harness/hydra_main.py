@@ -36,7 +36,9 @@ from harness.run import caches, debug_folder, environment
 
 log = logging.getLogger(__name__)
 
-LAUNCH = "harness.launch.sweep:run"  # by name: it stands above, and only a multirun needs it
+# By name: they stand above, and only a multirun or a plan needs them.
+LAUNCH = "harness.launch.sweep:run"
+PLAN, PLAN_SWEEP = "harness.plan.command:run", "harness.plan.command:sweep"
 LOOKED_AT = ("data", "model")  # jobs that have these in common name the same files, and listing files takes time
 
 
@@ -52,8 +54,11 @@ def run(target: str, *, debug: bool) -> None:
         if debug and not any(word.startswith("+debug=") for word in overrides):
             overrides = [*normalize_overrides(["+debug=default"]), *overrides]
         if not (args.hydra_help or args.cfg or args.info or args.shell_completion):
+            if args.plan:
+                plan(target, overrides, multirun=args.multirun)
+                return
             if args.multirun:
-                jobs = prepare_multirun(overrides, clear=debug)
+                jobs, _ = prepare_multirun(overrides, clear=debug)
                 gc.enable()  # cli.run switched it off for composing
                 load(LAUNCH)(target, jobs)
                 return
@@ -64,7 +69,9 @@ def run(target: str, *, debug: bool) -> None:
 
 def arguments_of_hydra(words: Sequence[str]) -> argparse.Namespace:
     """Parse flags and overrides. Raises UserError, with the key to type, for flags and keys of other tools."""
-    args, strangers = get_args_parser().parse_known_intermixed_args(words)
+    parser = get_args_parser()
+    parser.add_argument("--plan", action="store_true")
+    args, strangers = parser.parse_known_intermixed_args(words)
     if not strangers and not any(_is_habit(word) for word in args.overrides):
         return args
     more = keys_of_experiment().habits
@@ -104,8 +111,23 @@ def prepare(overrides: Sequence[str], *, clear: bool = False) -> list[str]:
     return [*overrides, f"++run.name={quoted(choose_folder(cfg))}"]
 
 
-def prepare_multirun(overrides: Sequence[str], *, clear: bool = False) -> Multirun:
-    """Check every job before the first one starts, set the environment, and return the jobs."""
+def plan(target: str, overrides: Sequence[str], *, multirun: bool) -> None:
+    """Check the config, or every job's, and say what it would take. Devices that are not here are no mistake."""
+    if multirun:
+        jobs, configs = prepare_multirun(overrides)
+        load(PLAN_SWEEP)(target, jobs, configs)
+        return
+    cfg = compose(overrides)
+    check_all([cfg], clear=False)
+    from harness.run.folder import choose_folder
+
+    with open_dict(cfg):
+        cfg.run.name = choose_folder(cfg)
+    load(PLAN)(target, overrides, cfg)
+
+
+def prepare_multirun(overrides: Sequence[str], *, clear: bool = False) -> tuple[Multirun, list[DictConfig]]:
+    """Check every job before the first one starts, set the environment, and return the jobs and their configs."""
     configs = compose_all(sweep(overrides))
     check_all(configs, clear=clear)
     from harness.run.folder import choose_folder
@@ -115,7 +137,7 @@ def prepare_multirun(overrides: Sequence[str], *, clear: bool = False) -> Multir
         with open_dict(cfg):
             cfg.run.root, cfg.resume = found.folder.as_posix(), "auto"
         choose_folder(cfg)
-    return found
+    return found, configs
 
 
 def check_all(configs: Sequence[DictConfig], *, clear: bool) -> None:

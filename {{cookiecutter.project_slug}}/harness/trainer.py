@@ -24,7 +24,7 @@ from harness.checkpoint.read import Checkpoint
 from harness.checkpoint.start import start_weights
 from harness.data.exact import ExactData
 from harness.errors import Stopped, UserError
-from harness.hardware import Picks, native_precision, world_size
+from harness.hardware import Picks, native_precision, peak_memory, world_size
 from harness.module import GuardedModule
 from harness.nan.precision import FallbackPrecision
 from harness.run.facts import RunFacts
@@ -89,6 +89,7 @@ def fit(
     with said_to_the_user(run.folder.name):
         trainer.fit(module, data, ckpt_path=point.path if point else None, weights_only=True)
         loss = final_loss(trainer, module, data, point)
+    run.note(peak_memory=peak_memory(picks.device))
     run.note_result(trainer.global_step, loss, limits(cfg.trainer, total_steps(cfg.trainer, data)))
     return loss
 
