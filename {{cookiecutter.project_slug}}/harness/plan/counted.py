@@ -36,6 +36,10 @@ def without_content(cfg: DictConfig) -> Iterator[None]:
     with ExitStack() as stack:
         if not devices().get(asked, True):
             stack.enter_context(assuming(asked))
+        kind, _, how = str(cfg.trainer.get("precision")).partition("-")
+        if how == "true":  # a mixed one, and auto, keep weights in float32
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(TYPES[kind])
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         yield
@@ -54,8 +58,6 @@ class Counting:
 
     def fit(self, module: GuardedModule, data: ExactData, **_: Any) -> None:
         kind, _, how = self.precision.partition("-")
-        if how == "true" or not how:
-            module.to(TYPES.get(kind, torch.float32))
         autocast = torch.autocast("cpu", TYPES.get(kind, torch.bfloat16), enabled=how == "mixed")
         sizes, operations = count(module, batch_of(data), self.accumulate, autocast)
         raise Found(
@@ -136,5 +138,3 @@ def states(module: nn.Module) -> list[Tensor]:
 
 def bytes_of(value: Any) -> int:
     return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
-
-

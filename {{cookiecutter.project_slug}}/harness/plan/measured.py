@@ -18,7 +18,6 @@ from harness.hardware import peak_memory
 from harness.module import GuardedModule
 from harness.plan.amounts import Found, Times
 from harness.plan.counted import bytes_of, states
-from harness.ranks import STARTED
 from harness.run import artifact
 from harness.run import folder as run_folder
 
@@ -46,7 +45,9 @@ class Measuring(Trainer):
         self.limit_val_batches = 0
         super().fit(model, datamodule)
         if validates:
-            passes = 3 * VALIDATION_SECONDS * self.accumulate_grad_batches / max(watch.steps)  # forward without backward
+            passes = (
+                3 * VALIDATION_SECONDS * self.accumulate_grad_batches / max(watch.steps)
+            )  # forward without backward
             self.limit_val_batches = min(MOST, max(LEAST, int(passes)))
             self.validate(model, datamodule, verbose=False)
         raise watch.found(self, model, datamodule, asked)
@@ -108,7 +109,7 @@ class Watch(Callback):
         first = min(FIRST, len(self.steps) - 1)
         batches = sorted(self.validation)
         times = Times(
-            start=opened - STARTED,
+            start=opened - psutil.Process().create_time(),
             begin=self.began - opened - artifact.seconds_making,
             first=first,
             first_seconds=sum(self.steps[:first]),

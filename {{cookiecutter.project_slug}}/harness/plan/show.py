@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.report.facts import duration
+from harness.report.facts import duration, size
 from harness.run.plans import Plan
 
 
@@ -28,7 +28,9 @@ def tell_all(found: Sequence[Plan], *, finished: int, at_once: int) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for plan in found:
-        table.add_row(escape(plan.name), f"{plan.steps - plan.done:,}", size(plan.peak), time(plan), size(plan.disk_bytes))
+        table.add_row(
+            escape(plan.name), f"{plan.steps - plan.done:,}", size(plan.peak), time(plan), size(plan.disk_bytes)
+        )
     seconds, steps = sum(map(whole, found)), sum(plan.steps - plan.done for plan in found)
     largest = sum(sorted((plan.peak for plan in found), reverse=True)[:at_once])
     known = duration(seconds) if all(plan.seconds for plan in found) else "not known"
@@ -63,8 +65,14 @@ def lines(plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.seconds:
         parts = [("the process starts", plan.start_seconds), *plan.seconds.items()]
         yield "", ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts)
-        yield "", f"a step {plan.step_seconds:.3g} s, {plan.step_units / max(plan.step_seconds, 1e-9):,.0f} {plan.unit}/s"
-    yield "disk", f"{size(plan.disk_bytes)}: {plan.checkpoints} checkpoints of {size(plan.checkpoint_bytes)}, and room for one more"
+        yield (
+            "",
+            f"a step {plan.step_seconds:.3g} s, {plan.step_units / max(plan.step_seconds, 1e-9):,.0f} {plan.unit}/s",
+        )
+    yield (
+        "disk",
+        f"{size(plan.disk_bytes)}: {plan.checkpoints} checkpoints of {size(plan.checkpoint_bytes)}, and room for one more",
+    )
 
 
 def whole(plan: Plan) -> float:
@@ -73,11 +81,3 @@ def whole(plan: Plan) -> float:
 
 def time(plan: Plan) -> str:
     return duration(whole(plan)) if plan.seconds else "not known: it was not measured"
-
-
-def size(held: float) -> str:
-    """Return bytes as `12.3 MB`, `1.23 GB`, `4.56 TB`."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9)):
-        if held >= factor:
-            return f"{held / factor:,.3g} {unit}"
-    return f"{held / 1e6:,.3g} MB"

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from harness.errors import UserError
 from harness.files import write_whole
-from harness.report.facts import NUMBERS, duration, facts
+from harness.report.facts import NUMBERS, duration, facts, size
 from harness.report.read import read, runs_in
 from harness.report.record import number
 from harness.report.rules import judge
@@ -96,6 +96,10 @@ def counts(facts: dict[str, Any]) -> Iterator[str]:
     if updates := facts["updates"]:
         recorded = ", ".join(f"{updates.get(kind, 0):,} moved {kind}" for kind in ("all", "some", "none"))
         yield f"updates: {recorded} of the parameters, of {sum(updates.values()):,} recorded steps"
+    for what, found in facts["plan"].items():
+        form = duration if what == "seconds" else size
+        planned, actual = form(found["planned"]), form(found["actual"])
+        yield f"{'time' if what == 'seconds' else what}: {planned} was planned, {actual} it was ({found['ratio']:.2f} of it)"
     yield "events: " + ", ".join(f"{count:,} {name}" for name, count in facts["events"].items())
 
 
