@@ -133,7 +133,7 @@ def spent(found: Found, steps: int, epochs: float, batches: int) -> dict[str, fl
 
 
 def written(callback: DurableCheckpoint, steps: int, seconds: float) -> int:
-    """Return how many checkpoints a run of so many steps writes, the last included; by the clock where that is known."""
+    """Return how many checkpoints a run of so many steps and seconds writes, the last included."""
     by_steps = steps / callback.every_n_steps if callback.every_n_steps else 0.0
     return max(1, math.ceil(max(by_steps, seconds / callback.every_seconds)))
 

@@ -26,8 +26,8 @@ from harness.run.plans import Plan
 
 # Jobs of a sweep that differ only in these cost the same: one of them is looked at.
 SAME_COST = (
-    "seed", "optimizer.lr", "optimizer.weight_decay", "optimizer.betas", "optimizer.momentum", "scheduler.", "model.peak_lr",
-    "run.", "sweep.", "resume", "hydra.",
+    "seed", "optimizer.lr", "optimizer.weight_decay", "optimizer.betas", "optimizer.momentum", "scheduler.",
+    "model.peak_lr", "run.", "sweep.", "resume", "hydra.",
 )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """One step of tensors without content: what it would keep in memory and compute, on hardware that need not be here.
 
-torch's FakeTensorMode runs the experiment's own model, loss, autocast and optimizer on tensors that have a shape, a type
-and no memory. What they would take is added up as they come and go. They pretend to be on a CPU; a GPU's kernels may
-keep less (attention with dropout) or more (workspace).
+torch's FakeTensorMode runs the experiment's own model, loss, autocast and optimizer on tensors that have a shape, a
+type and no memory. What they would take is added up as they come and go. They pretend to be on a CPU; a GPU's kernels
+may keep less (attention with dropout) or more (workspace).
 """
 
 import inspect
@@ -46,7 +46,7 @@ def without_content(cfg: DictConfig) -> Iterator[None]:
 
 
 class Counting:
-    """Stands where Lightning's Trainer would, and takes its arguments; `fit` counts one step and raises what it found."""
+    """Stands where Lightning's Trainer would, and takes its arguments; `fit` counts a step and raises what it found."""
 
     def __init__(self, callbacks: Any = (), **arguments: Any) -> None:
         self.callbacks = list(callbacks)

@@ -121,7 +121,7 @@ class Watch(Callback):
         device = trainer.strategy.root_device.type
         peak = peak_memory(device)
         baseline = 0 if device == "cuda" else max(0, self.resident - self.sizes["weights"])
-        known = self.sizes | ({"Python and libraries": baseline} if baseline else {})
+        known = self.sizes | ({"libraries": baseline} if baseline else {})
         io = trainer.strategy.checkpoint_io
         checkpoint = io.checkpoint if isinstance(io, DurableIO) else None
         return Found(

@@ -99,7 +99,8 @@ def counts(facts: dict[str, Any]) -> Iterator[str]:
     for what, found in facts["plan"].items():
         form = duration if what == "seconds" else size
         planned, actual = form(found["planned"]), form(found["actual"])
-        yield f"{'time' if what == 'seconds' else what}: {planned} was planned, {actual} it was ({found['ratio']:.2f} of it)"
+        name = "time" if what == "seconds" else what
+        yield f"{name}: {planned} planned, {actual} taken, a ratio of {found['ratio']:.2f}"
     yield "events: " + ", ".join(f"{count:,} {name}" for name, count in facts["events"].items())
 
 

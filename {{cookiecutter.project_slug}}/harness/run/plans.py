@@ -1,4 +1,4 @@
-"""What was planned for a run, kept beside it: `runs/.plans/NAME.json`, so that its report can say how wrong that was."""
+"""What was planned for a run, kept beside it as `runs/.plans/NAME.json`: its report says how wrong that was."""
 
 import json
 import logging
