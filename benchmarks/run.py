@@ -5,6 +5,7 @@
     save    how long a checkpoint stops training                             resume  the first batch, early and late
     start   help, a config error, the first step, beside imports             data    MB/s and memory of preparing text
     report  MB/s of a report on events                                       bake    cookiecutter, over one file
+    plan    what --plan says of a run over what the run then takes
 
     --rounds N    how often contestants take turns        --short    a smaller measurement, for `make bench`
     --compare     fail where a ratio is a tenth worse than on file for this kind of machine; nothing is written
@@ -21,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-NAMES = ("host", "guard", "events", "step", "save", "resume", "start", "data", "report", "bake")
+NAMES = ("host", "guard", "events", "step", "save", "resume", "start", "data", "report", "bake", "plan")
 SHORT = ("host", "start", "report", "bake")  # what `make bench` runs: under five minutes
 NO_GPU, NO_TIME = "not run: no GPU was at hand.", "not run: there is no measurement of it yet."
 NOT_YET = {"gpu": NO_GPU, "peers": NO_TIME, "limit": NO_TIME, "loss": NO_TIME, "muon": NO_TIME, "sweep": NO_TIME}

@@ -77,7 +77,7 @@ def sweep(target: str, jobs: Multirun, configs: list[DictConfig]) -> None:
 def cost(cfg: DictConfig) -> str:
     """Return a text that two configs share if their runs cost the same."""
     kept = {key: value for key, value in flat(resolved(cfg)).items() if not key.startswith(SAME_COST)}
-    return json.dumps(kept, default=str).replace(str(cfg.run.name), "")  # folders of loggers
+    return json.dumps(kept, default=str).replace(str(cfg.run.dir), "")  # which loggers write to
 
 
 def done(folder: Path) -> int:

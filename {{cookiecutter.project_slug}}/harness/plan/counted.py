@@ -8,7 +8,7 @@ may keep less (attention with dropout) or more (workspace).
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -26,7 +26,6 @@ from harness.module import GuardedModule
 from harness.plan.amounts import Found
 
 TYPES = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32, "64": torch.float64}
-STEPS = 2  # the second has the moments that the first one made
 
 
 @contextmanager
@@ -74,13 +73,17 @@ def count(module: GuardedModule, batch: Any, accumulate: int, autocast: Any) -> 
     """Return bytes at the peak of an optimizer step, by part, and the floating-point operations of one."""
     optimizers = [leaf for leaf in tree_iter(module.configure_optimizers()) if isinstance(leaf, Optimizer)]
     weights = sum(map(bytes_of, states(module)))
+    module.train()
     # Below what the harness wraps around it, which needs a Trainer.
     step: Callable[..., Tensor] = inspect.unwrap(type(module).training_step)
+    operations = FlopCounterMode(display=False)
     with Tally() as tally:
-        for _ in range(STEPS):
+        # The second step has the moments that the first one made, and no counter that holds on to what it counts.
+        for counting in (operations, nullcontext()):
+            tally.peak = tally.now
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            with FlopCounterMode(display=False) as operations:
+            with counting:
                 for micro_batch in range(min(accumulate, 2)):  # from the second on, gradients are there already
                     with autocast:
                         loss = step(module, batch, micro_batch)
@@ -88,7 +91,10 @@ def count(module: GuardedModule, batch: Any, accumulate: int, autocast: Any) -> 
                     del loss
             gradients = sum(bytes_of(p.grad) for p in module.parameters() if p.grad is not None)
             for optimizer in optimizers:
+                before = tally.peak
                 optimizer.step()
+                if any(group.get("fused") for group in optimizer.param_groups):
+                    tally.peak = before  # in place; without content it is done in copies
     moments = sum(bytes_of(value) for o in optimizers for state in o.state.values() for value in state.values())
     rest = tally.peak - gradients - moments
     sizes = {"weights": weights, "gradients": gradients, "moments": moments, "activations": max(0, rest)}
