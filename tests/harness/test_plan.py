@@ -101,7 +101,9 @@ def test_a_cluster_that_is_not_here_is_counted(planned_run, compose) -> None:
 @pytest.mark.slow
 def test_what_saves_memory_is_seen(planned_run) -> None:
     def activations(*words: str) -> int:
-        return planned_run("trainer=gpu", "model.config.num_hidden_layers=8", *words, counted=True).memory["activations"]
+        return planned_run("trainer=gpu", "model.config.num_hidden_layers=8", *words, counted=True).memory[
+            "activations"
+        ]
 
     whole = activations("trainer.precision=32-true")
     assert activations("trainer.precision=bf16-mixed") < whole
@@ -199,9 +201,7 @@ SHOWN = re.findall(r"```bash\n(python train.py --plan .*?)\n```\n\n```\n(.*?)```
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("line", "block"), SHOWN)
-def test_the_page_shows_what_the_command_prints(
-    command, corpus: Path, tmp_path: Path, line: str, block: str
-) -> None:
+def test_the_page_shows_what_the_command_prints(command, corpus: Path, tmp_path: Path, line: str, block: str) -> None:
     """But for the data, which are another interpreter's standard library, and what is counted in them."""
     words = [*shlex.split(line)[2:], "data=text", f"data.path={corpus}", f"data.prepared={corpus.parent / 'prepared'}"]
     done = command("train.py", *words, f"run.root={tmp_path / 'runs'}")
