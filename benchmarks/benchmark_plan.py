@@ -1,4 +1,4 @@
-"""How wrong is `train.py --plan`? Each model is planned and then trained, in turns: what was planned over what was taken.
+"""How wrong is `train.py --plan`? Each model is planned, then trained, in turns: what was planned over what it took.
 
 The time is that of the run after its process has imported everything, as run.json has it. 124m runs at a batch of one
 and few steps: it takes seconds a step on two cores.
