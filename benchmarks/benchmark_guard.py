@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.batch import Batch
 from harness.callbacks.nan_guard import NanGuard
+from harness.module import GuardedModule
 from lm import fit
 from lm.module import LmModule
 
@@ -31,15 +32,15 @@ class Switched(LmModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         if self.guarded:
             return super().training_step(batch, batch_index)
-        total, labels, _ = self.training_loss(batch)
+        _, total, labels = self.training_losses(batch)
         loss = total / labels.clamp(min=1)
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        (super() if self.guarded else super(LmModule, self)).backward(loss, *args, **kwargs)
+        (super() if self.guarded else super(GuardedModule, self)).backward(loss, *args, **kwargs)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        (super() if self.guarded else super(LmModule, self)).optimizer_step(*args, **kwargs)
+        (super() if self.guarded else super(GuardedModule, self)).optimizer_step(*args, **kwargs)
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         if self.guarded:

@@ -84,10 +84,10 @@ def measure(rounds: int = 8, *, short: bool = False) -> Outcome:
             RAW: lambda: raw(cfg, STEPS, WARM_UP),
             BARE: lambda: lightning(cfg, folder, usual=False),
             USUAL: lambda: lightning(cfg, folder, usual=True),
-            OURS: lambda: ours(words),
+            OURS: lambda: project.timed_run(words),
         }
         for part, without in {} if short else WITHOUT.items():
-            contestants[f"`train.py` without {part}"] = lambda without=without: ours([*words, *without])
+            contestants[f"`train.py` without {part}"] = lambda without=without: project.timed_run([*words, *without])
         samples = interleaved(contestants, rounds)
     bars = [
         Bar("`train.py` with everything on, over bare Lightning", OURS, BARE, 1.05),
@@ -95,11 +95,6 @@ def measure(rounds: int = 8, *, short: bool = False) -> Outcome:
         Bar("bare Lightning over a raw loop", BARE, RAW),
     ]
     return Outcome(samples, bars, notes=["The model computes nothing: a real step adds the same time to a longer one."])
-
-
-def ours(words: list[str]) -> Sample:
-    project.train(words)
-    return Clock.last
 
 
 def lightning(cfg: Any, folder: str, *, usual: bool) -> Sample:

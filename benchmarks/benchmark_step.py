@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import project
-from benchmark_host import ours, raw
+from benchmark_host import raw
 from timing import Bar, Outcome, interleaved
 
 STEPS, WARM_UP = 6, 2
@@ -20,6 +20,6 @@ def measure(rounds: int = 8, *, short: bool = False) -> Outcome:
             f"+callbacks.clock={{_target_:clock.Clock,steps:{STEPS},warm_up:{WARM_UP}}}",
         ]  # fmt: skip
         cfg = project.config(words)
-        contestants = {RAW: lambda: raw(cfg, STEPS, WARM_UP), OURS: lambda: ours(words)}
+        contestants = {RAW: lambda: raw(cfg, STEPS, WARM_UP), OURS: lambda: project.timed_run(words)}
         samples = interleaved(contestants, rounds, warm_up=0)
     return Outcome(samples, [Bar("a step of `train.py` at 14M over a raw loop's", OURS, RAW, 1.02)])

@@ -17,13 +17,14 @@ def kind() -> str:
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     else:
-        fast = ["bf16"] if torch.cpu.get_capabilities().get("avx512_bf16") or _has("amx_bf16") else []
+        fast = ["bf16"] if fast_bf16() else []
         device = " ".join([f"{os.cpu_count()} cores", processor(), *fast])
     return re.sub(r"[^a-z0-9_]+", "-", f"{platform.system()} {platform.machine()} {device}".lower()).strip("-")
 
 
-def _has(name: str) -> bool:
-    return torch.cpu.get_capabilities().get(name, False) is True
+def fast_bf16() -> bool:
+    """Whether this CPU multiplies in bf16 by hardware."""
+    return any(torch.cpu.get_capabilities().get(name) is True for name in ("avx512_bf16", "amx_bf16"))
 
 
 def processor() -> str:

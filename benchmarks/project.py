@@ -1,6 +1,7 @@
 """The made project as benchmarks use it: the template folder in place, runs in a temporary folder."""
 
 import itertools
+import json
 import os
 import random
 import sys
@@ -54,3 +55,16 @@ def train(words: list[str]) -> Any:
     cfg = config([*words, f"run.name=benchmark-{next(RUNS)}"])
     fit.train(cfg)
     return cfg
+
+
+def timed_run(words: list[str]) -> Any:
+    """Train in this process with a `clock.Clock`, and return what it has read."""
+    from clock import Clock
+
+    train(words)
+    return Clock.last
+
+
+def validation_loss(run: Path) -> float:
+    """Return the loss that a run ended with, in nats per token."""
+    return float(json.loads((run / "run.json").read_text(encoding="utf-8"))["result"]["val_loss"])

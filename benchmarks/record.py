@@ -30,7 +30,8 @@ def result(name: str, outcome: Outcome, machine: dict[str, Any]) -> Result:
         for who, samples in outcome.samples.items()
     }
     bars = [
-        asdict(bar) | {clock: asdict(ratio(outcome.samples, bar.of, bar.over, clock)) for clock in ("wall", "cpu")}
+        asdict(bar)
+        | {clock: asdict(ratio(outcome.samples, bar.of, bar.over, clock)) for clock in {"wall", "cpu", bar.clock}}
         | {"judged_by": bar.clock}
         for bar in outcome.bars
     ]  # fmt: skip
@@ -73,7 +74,8 @@ def table(found: Result) -> str:
         rows.append(row + [f"{times['megabytes']:,.0f}"] * bool(found["memory"]))
     ratios = [["ratio", "wall", "CPU", "to reach"]]
     for bar in found["bars"]:
-        ratios.append([bar["says"], _ratio(bar["wall"]), _ratio(bar["cpu"]), _limit(bar)])
+        counted = f"{bar['says']}: {_ratio(bar['steps'])}" if "steps" in bar else bar["says"]
+        ratios.append([counted, _ratio(bar["wall"]), _ratio(bar["cpu"]), _limit(bar)])
     return "\n\n".join(["\n".join(_lines(rows)), "\n".join(_lines(ratios)), *found["notes"]])
 
 
@@ -106,7 +108,11 @@ def _limit(bar: dict[str, Any]) -> str:
     if Spread(**bar[bar["judged_by"]]).width > MEANINGLESS:
         return f"{bar['limit']:g}"
     reached = bar[bar["judged_by"]]["median"] <= bar["limit"]
-    return f"{bar['limit']:g}: {'reached' if reached else 'missed'} by {bar['judged_by'].replace('cpu', 'CPU')} time"
+    return f"{bar['limit']:g}: {'reached' if reached else 'missed'} by {_clock(bar)}"
+
+
+def _clock(bar: dict[str, Any]) -> str:
+    return {"cpu": "CPU time", "wall": "wall time", "steps": "number"}[bar["judged_by"]]
 
 
 def page(not_run: dict[str, str]) -> str:
@@ -140,8 +146,9 @@ def speed() -> str:
                 spread = bar[bar["judged_by"]]
                 if bar["says"] not in seen and bar["limit"] is not None and Spread(**spread).width <= MEANINGLESS:
                     seen.add(bar["says"])
-                    clock = bar["judged_by"].replace("cpu", "CPU") + " time"
-                    rows.append([f"{bar['says']}, {clock}", _ratio(spread), f"`benchmarks/run.py {found['name']}`"])
+                    rows.append(
+                        [f"{bar['says']}, {_clock(bar)}", _ratio(spread), f"`benchmarks/run.py {found['name']}`"]
+                    )
     return "\n".join(_lines(rows))
 
 

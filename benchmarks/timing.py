@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -21,19 +22,32 @@ class Sample:
     wall: float
     cpu: float
     megabytes: float = 0.0  # peak of resident memory, of a timed command
+    steps: float = 0.0  # optimizer steps, where their number is what is compared
 
     def per(self, pieces: float) -> "Sample":
         return Sample(self.wall / pieces, self.cpu / pieces, self.megabytes)
 
 
+class Absent(Exception):
+    """What a measurement needs is not here."""
+
+
 class Stopwatch:
-    """Started when made."""
+    """Started when made. Waits for what a GPU still has to do."""
 
     def __init__(self) -> None:
+        _synchronize()
         self.wall, self.cpu = time.perf_counter(), time.process_time()
 
     def read(self) -> Sample:
+        _synchronize()
         return Sample(time.perf_counter() - self.wall, time.process_time() - self.cpu)
+
+
+def _synchronize() -> None:
+    torch: Any = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def timed(action: Callable[[], Any]) -> Sample:
@@ -42,8 +56,9 @@ def timed(action: Callable[[], Any]) -> Sample:
     return watch.read()
 
 
-def command(words: Sequence[str], *, fails: bool = False, **options: Any) -> Sample:
-    """Time a command from its start to its end. Ends this process with its output where it fails unexpectedly."""
+def command(words: Sequence[str], *, fails: bool = False, log: Path | None = None, **options: Any) -> Sample:
+    """Time a command from its start to its end, with its output in `log`. Ends this process with that output where it
+    fails unexpectedly."""
     watch = Stopwatch()
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
     assert process.stdout is not None
@@ -52,6 +67,8 @@ def command(words: Sequence[str], *, fails: bool = False, **options: Any) -> Sam
     process.returncode = status
     if bool(status) != fails:
         sys.exit(f"{' '.join(words)}\n{output.decode(errors='replace')[-2000:]}")
+    if log:
+        log.write_bytes(output)
     megabytes = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
     return Sample(watch.read().wall, usage.ru_utime + usage.ru_stime, megabytes)
 
@@ -105,7 +122,7 @@ class Bar:
     of: str
     over: str
     limit: float | None = None  # None: told, not demanded
-    clock: str = "cpu"
+    clock: str = "cpu"  # or "wall", or "steps"
 
 
 @dataclass

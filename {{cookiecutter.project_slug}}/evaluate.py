@@ -1,14 +1,10 @@
 """Perplexity and bits per byte of a run: python evaluate.py runs/NAME [data.path=OTHER] [--json]."""
 
-import argparse
-
-from harness.cli import add_trust, tool
+from harness.cli import ArgumentParser, add_trust, tool
 
 
-def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Score a trained model on the text that its run held out, or on any other."
-    )
+def arguments() -> ArgumentParser:
+    parser = ArgumentParser(description="Score a trained model on the text that its run held out, or on any other.")
     parser.add_argument("path", metavar="RUN", help="a run folder, or one of its checkpoint folders")
     parser.add_argument("--data", metavar="PATH", help="score this text instead, read as the run reads its own")
     parser.add_argument("overrides", metavar="data.path=PATH", nargs="*", help="the same as --data PATH")

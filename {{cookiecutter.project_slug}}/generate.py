@@ -1,12 +1,10 @@
 """Text from a model: python generate.py runs/NAME --prompt "class Node:"."""
 
-import argparse
-
-from harness.cli import add_trust, number, tool
+from harness.cli import ArgumentParser, add_trust, number, tool
 
 
-def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Print a prompt and what a trained model says next.")
+def arguments() -> ArgumentParser:
+    parser = ArgumentParser(description="Print a prompt and what a trained model says next.")
     parser.add_argument("path", metavar="RUN", help="a run folder, or one of its checkpoint folders")
     parser.add_argument("--prompt", help="what to continue (default: that of the run's samples)")
     parser.add_argument(

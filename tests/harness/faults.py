@@ -247,12 +247,14 @@ class NoMemory(Callback):
 
 
 class SmallValidation(Callback):
-    """A device on which more than `rows` rows do not fit in validation."""
+    """A device on which more than `rows` rows do not fit in validation; `rank` limits it to one rank."""
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
+    def __init__(self, rows: int, rank: int | None = None) -> None:
+        self.rows, self.rank = rows, rank
 
     def on_fit_start(self, trainer: Trainer, pl_module: LmModule) -> None:
+        if self.rank not in (None, trainer.global_rank):
+            return
         losses = pl_module.losses
 
         def limited(batch: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -284,6 +286,36 @@ class SmallMemory(Callback):
                 # In the middle of the way back: the last layers have their gradients by then.
                 weight = pl_module.model.get_submodule("model.layers.0.mlp.up_proj").weight
                 hook = weight.register_hook(lambda _: (hook.remove(), full()))
+            return logits, total, labels
+
+        pl_module.training_losses = limited
+
+
+class OneRankOutOfMemory(Callback):
+    """A device of one rank that is full once: in the forward pass of a micro-batch, or in the middle of its backward
+    pass; `again` lets the first try in pieces fail, too."""
+
+    def __init__(self, rank: int, step: int, micro_batch: int = 0, backward: bool = False, again: bool = False) -> None:
+        self.rank, self.step, self.micro_batch, self.backward = rank, step, micro_batch, backward
+        self.left = 1 + again
+
+    def on_train_start(self, trainer: Trainer, pl_module: LmModule) -> None:
+        losses = pl_module.training_losses
+
+        def full(*_: Any) -> None:
+            self.left -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+        def limited(batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+            place = trainer.fit_loop.batch_idx % trainer.accumulate_grad_batches
+            due = trainer.global_step + 1 == self.step and place >= self.micro_batch
+            if trainer.global_rank != self.rank or not self.left or not due:
+                return losses(batch)
+            if not self.backward:
+                full()
+            logits, total, labels = losses(batch)
+            weight = pl_module.model.get_submodule("model.layers.0.mlp.up_proj").weight
+            hook = weight.register_hook(lambda _: (hook.remove(), full()))
             return logits, total, labels
 
         pl_module.training_losses = limited

@@ -92,6 +92,13 @@ class Slow(Callback):
         time.sleep(self.seconds)
 
 
+class NoteGpus(Callback):
+    """Writes down which GPUs its process may use."""
+
+    def __init__(self, path: str) -> None:
+        Path(path).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"), encoding="utf-8")
+
+
 class KillWorkerAt(At):
     """Kills a loader process."""
 

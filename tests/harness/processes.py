@@ -11,19 +11,20 @@ from pathlib import Path
 from places import PATIENCE, PROJECT
 
 
-class Process:
-    """`python train.py OVERRIDES`, or `python -m lm COMMAND OVERRIDES`, started; its output goes to a file, for a pipe
-    that nobody reads would block it."""
+class Started:
+    """`python WORDS`, started; its output goes to a file, for a pipe that nobody reads would block it."""
 
-    def __init__(self, folder: Path, overrides: list[str], *, command: str = "", **environment: str) -> None:
+    def __init__(self, folder: Path, words: list[str], **environment: str) -> None:
         clean = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
         clean |= {"PYTHONUTF8": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1", **environment}
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"output-{time.monotonic_ns()}.txt"
         with self.log.open("wb") as output:
-            program = ["-m", "lm", command] if command else [str(PROJECT / "train.py")]
-            words = [sys.executable, *program, *overrides]
-            self.popen = subprocess.Popen(words, cwd=folder, env=clean, stdout=output, stderr=subprocess.STDOUT)
+            if words[0].endswith(".py"):
+                words = [str(PROJECT / words[0]), *words[1:]]
+            self.popen = subprocess.Popen(
+                [sys.executable, *words], cwd=folder, env=clean, stdout=output, stderr=subprocess.STDOUT
+            )
 
     @property
     def output(self) -> str:
@@ -52,6 +53,13 @@ class Process:
             assert self.popen.poll() is None, f"It ended with {self.popen.returncode}:\n{self.output[-4000:]}"
             assert time.monotonic() < deadline, f"It did not get there:\n{self.output[-4000:]}"
             time.sleep(0.005)
+
+
+class Process(Started):
+    """`python train.py OVERRIDES`, or `python -m lm COMMAND OVERRIDES`."""
+
+    def __init__(self, folder: Path, overrides: list[str], *, command: str = "", **environment: str) -> None:
+        super().__init__(folder, [*(["-m", "lm", command] if command else ["train.py"]), *overrides], **environment)
 
 
 def without_traceback(output: str) -> bool:

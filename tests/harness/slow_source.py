@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lm.data import encode
+from harness.data import numbers
 from lm.data.sources import Document, TextSource
 
 
@@ -34,7 +34,7 @@ class DeadlyText(TextSource):
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
-        encode.BATCH_BYTES, encode.SAVE_SECONDS = 2000, 0.0
+        numbers.BATCH_BYTES, numbers.SAVE_SECONDS = 2000, 0.0
         self.left = int(os.environ.get("DIES_AT", "0"))
         if self.left:
             os.fsync = self.deadly(os.fsync)  # type: ignore[assignment]

@@ -14,10 +14,11 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from harness.data.conversations import normalized
 from harness.data.files import json_rows
 from harness.errors import UserError
 from lm.batch import NO_LABEL
-from lm.data.chat import TEMPLATE, ChatSource, normalized, rendered
+from lm.data.chat import TEMPLATE, ChatSource, rendered
 from lm.data.datamodule import LmData, windows
 from lm.data.prepare import Prepared, Recipe, prepare
 from lm.data.show import LEGEND, show
@@ -111,6 +112,54 @@ def test_packed_windows_learn_the_same_text_as_rows(prepared: Prepared) -> None:
     assert prepared.meta["val"]["bytes"] == len(in_rows.encode())
 
 
+ADD = {"name": "add", "arguments": "2 2"}
+OPENAI = {"messages": [
+    {"role": "system", "content": "You add."},
+    {"role": "user", "content": "2 + 2?"},
+    {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": ADD}]},
+    {"role": "tool", "content": "4"},
+    {"role": "assistant", "content": "4"},
+    {"role": "user", "content": "Thanks"},
+    {"role": "assistant", "content": "Bye"},
+]}  # fmt: skip
+CALL = '<tool_call>{"name": "add", "arguments": "2 2"}</tool_call>'
+SHAREGPT = {"conversations": [
+    {"from": "system", "value": "You add."},
+    {"from": "human", "value": "2 + 2?"},
+    {"from": "gpt", "value": CALL},
+    {"from": "observation", "value": "4"},
+    {"from": "gpt", "value": "4"},
+    {"from": "human", "value": "Thanks"},
+    {"from": "gpt", "value": "Bye"},
+]}  # fmt: skip
+# Written down by hand: the text of the conversation in pieces, and whether the loss counts each.
+BY_HAND = [
+    ("<|im_start|>system\nYou add.<|im_end|>\n<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n", False),
+    (f"{CALL}<|im_end|>", True),
+    ("\n<|im_start|>tool\n4<|im_end|>\n<|im_start|>assistant\n", False),
+    ("4<|im_end|>", True),
+    ("\n<|im_start|>user\nThanks<|im_end|>\n<|im_start|>assistant\n", False),
+    ("Bye<|im_end|>", True),
+    ("\n", False),
+]
+
+
+@pytest.mark.parametrize("packing", [True, False, "document", "best_fit"])
+@pytest.mark.parametrize("record", [OPENAI, SHAREGPT], ids=["openai", "sharegpt"])
+def test_the_mask_of_every_token_is_the_one_made_by_hand(record: object, packing: Any, tmp_path: Path) -> None:
+    (tmp_path / "talk.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    made = prepare(ChatSource(str(tmp_path / "talk.jsonl")), Recipe(600, 0.0, 0), tmp_path / "p")
+    rows = windows(made, "train", context=made.meta["train"]["tokens"], packing=packing)
+    assert len(rows) == 1
+    pieces = [(made.tokenizer.encode(text, add_special_tokens=False).ids, counts) for text, counts in BY_HAND]
+    ids = [token for tokens, _ in pieces for token in tokens] + [0]
+    mask = [counts for tokens, counts in pieces for _ in tokens] + [False]
+    assert rows[0]["input_ids"].tolist() == ids
+    assert rows[0]["labels"].tolist() == [
+        token if counts else NO_LABEL for token, counts in zip(ids, mask, strict=True)
+    ]
+
+
 def test_a_long_conversation_is_cut_at_the_context(prepared: Prepared) -> None:
     rows, whole = (windows(prepared, "train", context=size, packing=False) for size in (16, 512))
     assert all(
@@ -146,7 +195,7 @@ def test_what_is_no_conversation_is_named_with_file_and_line(tmp_path: Path, lin
 
 def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes('{"messages": "ä"}'.encode("latin-1"))
-    with pytest.raises(UserError, match=r"latin.jsonl is not UTF-8"):
+    with pytest.raises(UserError, match=r"latin.jsonl:1 .*not UTF-8"):
         list(ChatSource(str(tmp_path)).documents())
 
 

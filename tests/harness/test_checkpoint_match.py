@@ -8,8 +8,9 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from harness.checkpoint import read, write
-from harness.checkpoint.match import fitted, plain
+from harness.checkpoint.match import fitted
 from harness.errors import UserError
+from harness.wrappers import plain
 
 HERE = Path("somewhere")
 

@@ -24,8 +24,10 @@ from omegaconf import DictConfig
 from places import PROJECT
 
 from conftest import SMALL
+from harness.data import material
 from harness.data.files import blocks
 from harness.data.growing import GrowingFiles
+from harness.data.layout import Windows
 from harness.data.split import Sample, as_limit, chosen, held_out
 from harness.errors import UserError
 from lm.batch import NO_LABEL
@@ -34,7 +36,7 @@ from lm.data.datamodule import collate
 from lm.data.prepare import Prepared, Recipe, prepare, prepare_data
 from lm.data.sources import Document, StdlibSource, TextSource
 from lm.data.tokenizer import train_tokenizer
-from lm.data.windows import Windows
+from lm.data.windows import Rows
 from lm.keys import Keys
 
 RECIPE = Recipe(vocab_size=300, val_fraction=0.2, seed=0)
@@ -149,7 +151,7 @@ def test_whole_floats_above_one_are_numbers_and_others_are_refused() -> None:
 def test_tokens_decode_to_the_text(prepared: Prepared, corpus: Path) -> None:
     def text(side: str) -> str:
         return prepared.tokenizer.decode(
-            list(np.fromfile(prepared.tokens(side), prepared.dtype)), skip_special_tokens=False
+            list(np.fromfile(prepared.numbers(side), prepared.dtype)), skip_special_tokens=False
         )
 
     documents = {file.read_text("utf-8") for file in corpus.iterdir()}
@@ -185,7 +187,7 @@ def test_a_failed_preparation_is_gone_on_with(corpus: Path, tmp_path: Path, monk
     with monkeypatch.context() as patched, pytest.raises(OSError, match="disk broken"):
         patched.setattr(GrowingFiles, "append", fail)
         prepare(TextSource(str(corpus)), RECIPE, tmp_path / "p")
-    monkeypatch.setattr(preparation, "survey", lambda *_: pytest.fail("began again"))
+    monkeypatch.setattr(material, "survey", lambda *_: pytest.fail("began again"))
     assert files(prepare(TextSource(str(corpus)), RECIPE, tmp_path / "p")) == straight
     assert [path.name for path in (tmp_path / "p").iterdir()] == [next((tmp_path / "straight").iterdir()).name]
 
@@ -276,7 +278,7 @@ def test_validation_text_can_have_a_path_of_its_own(compose: Callable[..., DictC
     folder = texts(tmp_path / "val", "held out by hand", "so is this")
     made = prepare_data(compose(f"data.val_path='{folder}'"), 300)
     assert (made.meta["train"]["documents"], made.meta["val"]["documents"]) == (40, 2)
-    text = made.tokenizer.decode(list(np.fromfile(made.tokens("val"), made.dtype)), skip_special_tokens=False)
+    text = made.tokenizer.decode(list(np.fromfile(made.numbers("val"), made.dtype)), skip_special_tokens=False)
     assert text == "held out by hand<|endoftext|>so is this<|endoftext|>"
     with pytest.raises(UserError, match="no file at data.val_path=nowhere"):
         Keys.look(compose("data.val_path=nowhere"))
@@ -359,12 +361,12 @@ def files(prepared: Prepared) -> dict[str, bytes]:
 def test_windows_predict_every_token_once(tokens: int, context: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.mktemp("tokens") / "t.bin"
     np.arange(tokens, dtype="uint16").tofile(file)
-    windows = Windows(file, "uint16", context, keep_last=True)
+    windows = Rows(file, "uint16", Windows(tokens, context, keep_last=True))
     predicted = [
         int(label) for index in range(len(windows)) for label in windows[index]["labels"][1:] if label != NO_LABEL
     ]
     assert predicted == list(range(1, tokens))
-    whole = Windows(file, "uint16", context)
+    whole = Rows(file, "uint16", Windows(tokens, context))
     assert len(whole) == (tokens - 1) // (context - 1)
     assert all((whole[index]["labels"] != NO_LABEL).all() for index in range(len(whole)))
 

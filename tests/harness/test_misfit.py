@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.data.tables import HfSource, JsonlSource
 from harness.errors import UserError
 from lm.data.chat import ChatSource
 from lm.data.sources import TextSource
@@ -42,7 +43,11 @@ def test_tables_and_saved_data_sets_name_the_group_that_reads_them(tmp_path: Pat
     import pyarrow.parquet
 
     (tmp_path / "table.csv").write_text("text,label\nHi,1\n", encoding="utf-8")
-    assert "data=csv" in refusal(tmp_path / "table.csv")
+    assert "table.csv is a table" in refusal(tmp_path / "table.csv")
+    assert f"data=csv data.path={tmp_path / 'table.csv'} data.column=NAME" in refusal(tmp_path / "table.csv")
+    for source in (JsonlSource, HfSource, ChatSource):
+        with pytest.raises(UserError, match=r"a table, but not for data=\w+\. Type data=csv .* data\.column=NAME"):
+            source(str(tmp_path / "table.csv")).check()
     table = pyarrow.table({"text": ["Hi"] * 9})
     pyarrow.parquet.write_table(table, tmp_path / "table.parquet")
     assert "data=hf" in refusal(tmp_path / "table.parquet")

@@ -186,3 +186,16 @@ def test_a_model_that_cannot_checkpoint_is_said(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UserError, match="LlamaForCausalLM cannot do gradient checkpointing"):
         cfg = compose([*TINY, "model.gradient_checkpointing=true"]).model
         build_model(cfg, model_config(cfg))
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("model.config.hidden_act=foo", "model cannot be built: KeyError: 'foo'"),
+        ("model.attention=flash_attention_2", "model cannot be built: ImportError: FlashAttention2"),
+    ],
+)
+def test_what_transformers_cannot_build_is_a_sentence(override: str, sentence: str) -> None:
+    cfg = compose([*TINY, override]).model
+    with pytest.raises(UserError, match=sentence):
+        build_model(cfg, model_config(cfg), attention=cfg.attention.replace("auto", "eager"))

@@ -55,5 +55,6 @@ def test_counts_survive_a_resume():
     assert second == first
 
 
-def test_no_patience_acts_at_the_first_bad_step():
-    assert judged(Policy(patience=0), "gb") == judged(Policy(patience=1), "gb") == [Action.ROLL_BACK]
+def test_a_count_of_zero_means_what_it_says():
+    assert judged(Policy(forgive=0), "b" + "g" * 99 + "bb")[-1] is Action.ROLL_BACK
+    assert judged(Policy(max_rollbacks=0), "bbb")[-1] is Action.STOP

@@ -52,6 +52,15 @@ def injected(train: Train, kind: str, module: str, step: int, *overrides: str) -
 
 
 @pytest.mark.slow
+def test_a_replay_has_the_batch_size_that_the_run_had_found(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([4])  # once
+    monkeypatch.setattr("harness.trainer.rows_that_fit", lambda *_: next(found))
+    spread = ("data.batch_size=auto", "data.global_batch=192")
+    verdict = injected(train, "output", "model.layers.0.mlp.up_proj", 3, *spread)
+    assert verdict.same_batches
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "module", "step"), twenty())
 def test_the_right_module_and_the_right_reason(train: Train, kind: str, module: str, step: int) -> None:
     verdict = injected(train, kind, module, step)

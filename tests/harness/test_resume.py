@@ -100,12 +100,12 @@ def test_gradient_checkpointing_may_change_in_between(train) -> None:
 
 @pytest.mark.slow
 def test_resuming_far_into_a_run_does_not_read_what_was_before(train, monkeypatch) -> None:
-    from lm.data.windows import Windows
+    from lm.data.windows import Rows
 
     base = (*BASE, "scheduler=constant", "trainer.val_check_interval=1000000", "run.name=far")
     train(*base, "trainer.max_steps=12")
     read = []
-    windows = Windows.__getitem__
-    monkeypatch.setattr(Windows, "__getitem__", lambda self, index: read.append(index) or windows(self, index))
+    rows = Rows.__getitem__
+    monkeypatch.setattr(Rows, "__getitem__", lambda self, index: read.append(index) or rows(self, index))
     train(*base, "trainer.max_steps=13", "trainer.limit_val_batches=0")
     assert len(read) == 20  # one micro-batch

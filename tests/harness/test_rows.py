@@ -1,14 +1,17 @@
 """Tables as data: the same three rows in every format are the same three documents."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from hydra.utils import instantiate
 
 from harness.config.compose import compose
+from harness.data.tables import CsvSource, HfSource, JsonlSource, RowSource
 from harness.errors import UserError
-from lm.data.rows import CsvSource, HfSource, JsonlSource, RowSource
+from lm.data.prepare import Recipe, prepare
+from lm.data.sources import TextSource
 
 TEXTS = ["a poem,\nof two lines", 'with "quotes"', "Grüße 😊"]
 
@@ -58,7 +61,7 @@ def test_every_format_gives_the_same_documents(name: str, tmp_path: Path, monkey
         list(kind(str(path), column="m").documents())
 
 
-def test_bad_rows_are_named_or_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_rows_are_named_or_left_out(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(
         '{"text": "good"}\n\n{"text": 5}\n{broken\n' + "[" * 100_000 + '\n{"text": "too"}\n', encoding="utf-8"
@@ -66,7 +69,64 @@ def test_bad_rows_are_named_or_left_out_and_counted(tmp_path: Path, caplog: pyte
     with pytest.raises(UserError, match=r"rows\.jsonl:3 has no text.*data\.on_bad=skip"):
         list(JsonlSource(str(file)).documents())
     assert [document.text for document in JsonlSource(str(file), on_bad="skip").documents()] == ["good", "too"]
-    assert "3 rows without text" in caplog.text
+
+
+BAD = {
+    "invalid UTF-8": (b'{"text": "caf\xe9"}', "not UTF-8 text: .* at byte 13 of the line"),
+    "a line of 10 MB": (b'{"text": "' + b"x" * 10_000_000 + b'"}', "longer than 8,388,608 bytes"),
+    "malformed JSON": (b'{"text": "a', "not JSON"),
+    "a missing column": (b'{"story": "a"}', "it has 'story'"),
+    "not an object": (b"5", "it is 5"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_each_bad_line_is_a_sentence_with_file_and_line_or_is_left_out_and_listed(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    line, said = BAD[name]
+    file, root = tmp_path / "rows.jsonl", tmp_path / "prepared"
+    good = [json.dumps({"text": f"row {number}"}).encode() for number in range(20)]
+    file.write_bytes(b"\n".join([*good, line, *good]) + b"\n")
+    recipe = Recipe(300, 0.3, 0)
+    with pytest.raises(UserError, match=rf"rows\.jsonl:21 .*{said}.*data\.on_bad=skip"):
+        prepare(JsonlSource(str(file)), recipe, root)
+    assert not [path for path in root.iterdir() if path.is_dir()], "nothing half written"
+    prepared = prepare(JsonlSource(str(file), on_bad="skip"), recipe, root)
+    (listed,) = [json.loads(line) for line in (prepared.folder / "skipped.jsonl").read_text("utf-8").splitlines()]
+    assert listed["where"] == f"{file}:21" and re.search(said, listed["why"])
+    assert prepared.meta["train"]["documents"] + prepared.meta["val"]["documents"] == 40
+    assert f"1 rows or files cannot be used and were left out; {prepared.folder / 'skipped.jsonl'}" in caplog.text
+    caplog.clear()
+    prepare(JsonlSource(str(file), on_bad="skip"), recipe, root)
+    assert not caplog.text, "said once"
+
+
+def test_files_that_are_not_text_are_left_out_and_listed(tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number:02}.txt").write_text(f"text {number}", encoding="utf-8")
+    (folder / "bad.txt").write_bytes(b"caf\xe9")
+    (folder / "empty.txt").touch()
+    prepared = prepare(TextSource(str(folder), on_bad="skip"), Recipe(300, 0.3, 0), tmp_path / "p")
+    listed = [json.loads(line) for line in (prepared.folder / "skipped.jsonl").read_text("utf-8").splitlines()]
+    assert [Path(entry["where"]).name for entry in listed] == ["bad.txt"] and "not UTF-8" in listed[0]["why"]
+    assert not (
+        prepare(TextSource(str(folder / "0*")), Recipe(300, 0.3, 0), tmp_path / "p").folder / "skipped.jsonl"
+    ).exists()
+    only = tmp_path / "only.jsonl"
+    only.write_text("{}\n{}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"All of the text was left out; the first of it: .*only\.jsonl:1 has no text"):
+        prepare(JsonlSource(str(only), on_bad="skip"), Recipe(300, 0.3, 0), tmp_path / "p")
+
+
+def test_a_csv_field_without_end_is_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text('text\ngood\n"' + "x" * 10_000_000, encoding="utf-8")
+    with pytest.raises(UserError, match=r"rows\.csv:\d+ cannot be read as CSV: field larger"):
+        list(CsvSource(str(file)).documents())
+    assert [document.text for document in CsvSource(str(file), on_bad="skip").documents()] == ["good"]
 
 
 @pytest.mark.parametrize("group", ["jsonl", "csv", "hf"])

@@ -20,6 +20,7 @@ from harness.config.jobs import Job
 from harness.launch import table
 from harness.launch.gpus import FreeList, visible_gpus
 from harness.launch.status import Status
+from harness.report.sweep import effects, rows_in
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 BRIEF = ("trainer.max_steps=2", "callbacks.samples=null", "logger=none")
@@ -150,6 +151,19 @@ def test_a_failing_job_stops_no_other_and_is_tried_again(command: Command, small
 
 
 @pytest.mark.slow
+def test_each_job_sees_the_gpus_that_it_has_and_no_other(command: Command, small: list[str], tmp_path: Path) -> None:
+    words = [word for word in small if word != "trainer=cpu"]
+    note = f"+callbacks.note={{_target_:hooks.NoteGpus,path:{tmp_path}/gpus-of-${{seed}}}}"
+    done = command(
+        "train.py", "-m", *words, *BRIEF, "seed=0,1,2", "launcher.jobs=3", note, CUDA_VISIBLE_DEVICES="GPU-a,GPU-b",
+        OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    given = [(tmp_path / f"gpus-of-{seed}").read_text(encoding="utf-8") for seed in range(3)]
+    assert given[:2] == ["GPU-a", "GPU-b"] and given[2] in given[:2]
+
+
+@pytest.mark.slow
 def test_each_job_is_a_process_of_its_own(command: Command, small: list[str], tmp_path: Path) -> None:
     assert command("train.py", "-m", *small, *BRIEF, "seed=0,1", OMP_NUM_THREADS="1").returncode == 0
     diaries = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "runs").glob("*/*/run.json")]
@@ -266,10 +280,32 @@ def test_the_commands_of_the_page_run_and_train_only_what_is_missing(
     command: Command, small: list[str], tmp_path: Path
 ) -> None:
     words = [word for word in small if not word.startswith("optimizer.lr")]
-    expected = ("4 jobs, 0 of them", "6 jobs, 4 of them", "6 jobs, 0 of them", "3 jobs, 0 of them")
+    expected = ("4 jobs, 0 of", "6 jobs, 4 of", "6 jobs, 0 of", "2 jobs, 0 of", "3 jobs, 0 of")
     for line, counts in zip(COMMANDS, expected, strict=True):
         done = command("train.py", *words, *BRIEF, *shlex.split(line), OMP_NUM_THREADS="1")
         assert done.returncode == 0, done.stderr
         assert counts in done.stderr
-    folders = sorted((tmp_path / "runs").iterdir())
-    assert [len(list(folder.glob("*/run.json"))) for folder in folders] == [6, 3]
+    assert sorted(len(list(folder.glob("*/run.json"))) for folder in (tmp_path / "runs").iterdir()) == [2, 3, 6]
+
+
+def test_the_effect_of_a_key_is_that_of_all_jobs_with_its_value(capsys: pytest.CaptureFixture[str]) -> None:
+    losses = {("1e-3", "0"): 5.0, ("1e-3", "1"): 5.2, ("3e-4", "0"): 6.0, ("3e-4", "1"): 6.4}
+    rows = [
+        Status(f"{lr}-{seed}", {"optimizer.lr": lr, "seed": seed}, "a", "finished", 2, loss)
+        for (lr, seed), loss in losses.items()
+    ]
+    table.show([*rows, Status("x", {"optimizer.lr": "1e-3", "seed": "2"}, "a", "pruned", 1, 9.0)])
+    said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "optimizer.lr 3e-4 2 6.2000 0.2828 6.0000" in said
+    assert "optimizer.lr 1e-3 2 5.1000 0.1414 5.0000" in said
+    assert "over seeds optimizer.lr=1e-3 2 5.1000 0.1414 5.0000" in said
+    assert not any(line.startswith("seed 0 ") for line in said)
+
+
+def test_many_values_of_a_search_are_put_together(tmp_path: Path) -> None:
+    rows = [Status(str(n), {"optimizer.lr": str(n / 10)}, "a", "finished", 2, float(n)) for n in range(12)]
+    table.write(tmp_path, rows)
+    found = effects(rows_in(tmp_path))
+    assert [(one.value, one.losses) for one in found][0] == ("0.0 to 0.2", [0.0, 1.0, 2.0]) and len(found) == 4
+    (tmp_path / "sweep.json").write_text('[{"state": "finished", "overrides": 3}, 5]', encoding="utf-8")
+    assert effects(rows_in(tmp_path)) == []

@@ -14,7 +14,7 @@ from harness.errors import UserError
 from lm.data.chat import ChatSource
 from lm.data.prepare import Prepared, Recipe, prepare, prepare_data
 from lm.data.sources import TextSource
-from lm.data.tokenizer import KINDS, TokenizerChoice, special_ids
+from lm.data.tokenizer import KINDS, NOT_REPEATABLE, TokenizerChoice, special_ids
 
 TEXT = "def f(x):\n    return 'Grüße 😊 漢字\x00'\n"
 
@@ -40,7 +40,7 @@ def made(compose: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., Pr
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_gives_back_the_text_and_is_trained_the_same_twice(kind: str) -> None:
     first, second = (TokenizerChoice(kind).build([TEXT], 300, 1, special=["<|x|>"]) for _ in range(2))
-    assert first.to_str() == second.to_str()
+    assert first.to_str() == second.to_str() or kind in NOT_REPEATABLE
     assert first.decode(first.encode(TEXT).ids, skip_special_tokens=False) == TEXT
     assert (first.token_to_id("<|endoftext|>"), first.token_to_id("<|x|>")) == (0, 1)
 
@@ -76,8 +76,8 @@ def test_what_is_not_a_tokenizer_is_a_sentence(made: Callable[..., Prepared], tm
     for value, said in (("absent.json", "no tokenizer at"), (f"{tmp_path}", "is not a tokenizer.json")):
         with pytest.raises(UserError, match=said):
             made(f"data.tokenizer.path={value}")
-    with pytest.raises(UserError, match="none of bpe, bytes, characters"):
-        TokenizerChoice("unigram").fingerprint()
+    with pytest.raises(UserError, match="none of bpe, unigram, bytes, characters"):
+        TokenizerChoice("words").fingerprint()
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused_with_the_number(
@@ -103,12 +103,23 @@ def test_transformers_loads_the_tokenizer_with_its_special_tokens(tmp_path: Path
     assert special_ids(prepared.tokenizer, tmp_path) == prepared.special_ids, "checkpoints of before have no names"
 
 
+def test_another_training_of_a_kind_that_differs_is_other_data(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, choice = Recipe(vocab_size=400, val_fraction=0.2, seed=0), TokenizerChoice("unigram")
+    first = prepare(TextSource(str(corpus)), recipe, tmp_path / "p", choice=choice).folder
+    assert prepare(TextSource(str(corpus)), recipe, tmp_path / "p", choice=choice).folder == first
+    build = TokenizerChoice.build
+    monkeypatch.setattr(TokenizerChoice, "build", lambda self, texts, *a, **k: build(self, list(texts)[1:], *a, **k))
+    assert prepare(TextSource(str(corpus)), recipe, tmp_path / "q", choice=choice).folder.name != first.name
+
+
 def test_another_tokenizer_is_another_preparation(corpus: Path, tmp_path: Path) -> None:
     recipe = Recipe(vocab_size=300, val_fraction=0.2, seed=0)
     folders = {
         prepare(TextSource(str(corpus)), recipe, tmp_path, choice=TokenizerChoice(kind)).folder for kind in KINDS
     }
-    assert len(folders) == 3
+    assert len(folders) == len(KINDS)
 
 
 def test_a_run_samples_and_is_scored_with_a_tokenizer_that_is_given(

@@ -9,6 +9,7 @@ from places import PROJECT
 from harness.config.compose import choices, compose
 from harness.config.trust import is_allowed, refuse_untrusted
 from harness.errors import UserError
+from harness.run.received import confine
 
 ATTACKS = [
     "os.system",
@@ -163,3 +164,44 @@ def test_a_received_run_that_names_a_program_does_not_run_it(train, command, tmp
     assert done.returncode == 2 and victim.is_dir(), done.stderr
     assert "model.config.x._target_: shutil.rmtree" in done.stderr and "--trust shutil.rmtree" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_no_place_outside_is_written_to_or_read_in_silence(compose, tmp_path, monkeypatch, capfd) -> None:
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    (project / "runs" / "x").mkdir(parents=True)
+    monkeypatch.chdir(project)
+    folder = project / "runs" / "x"
+    (folder / "data").symlink_to(elsewhere)
+    fine = ["data.path=texts", "data.prepared=prepared"]
+    confine(compose(*fine), ["model", "data"], folder)
+    assert capfd.readouterr().err == ""
+    for place in (elsewhere, "../elsewhere", "runs/x/data", "~/prepared"):
+        with pytest.raises(UserError, match=r"would write to .*add --trust data\.prepared"):
+            confine(compose(*fine, f"data.prepared={place}"), ["data"], folder)
+        confine(compose(*fine, f"data.prepared={place}"), ["model"], folder)  # which is all that generate.py takes
+    confine(compose(*fine, f"data.prepared={elsewhere}"), ["data"], folder, trusted=["data.prepared"])
+    (elsewhere / "0123").mkdir(parents=True)
+    (elsewhere / "0123" / "meta.json").touch()
+    confine(compose(*fine, f"data.prepared={elsewhere}"), ["data"], folder)
+    assert capfd.readouterr().err.count("Reads") == 0
+    for override in ("data.path=/etc", "data.val_path=../x", f"data.tokenizer.path={elsewhere}", "model.config=/etc"):
+        confine(compose(*fine, override), ["model", "data"], folder)
+        assert f"({override.partition('=')[0]} in {folder}/config.yaml)" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_evaluating_a_received_run_makes_no_folder_elsewhere(train, command, corpus, tmp_path) -> None:
+    folder = train("trainer.max_steps=2", "run.name=received")
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    cfg = OmegaConf.load(folder / "config.yaml")
+    cfg.data.prepared = str(elsewhere)
+    OmegaConf.save(cfg, folder / "config.yaml")
+    done = command("evaluate.py", str(folder), cwd=here)
+    assert done.returncode == 2 and not elsewhere.exists(), done.stderr
+    assert f"would write to {elsewhere} (data.prepared)" in done.stderr and "Traceback" not in done.stderr
+    done = command("evaluate.py", str(folder), f"data.path={corpus}", cwd=here)
+    assert done.returncode == 0 and not elsewhere.exists(), done.stderr
+    done = command("evaluate.py", str(folder), "--trust", "data.prepared", cwd=here)
+    assert done.returncode == 0 and elsewhere.exists(), done.stderr
+    assert f"Reads {corpus} (data.path in {folder}/config.yaml)" in done.stderr

@@ -24,14 +24,15 @@ from omegaconf import DictConfig
 from devtools.findings import CheckResult, failure, ok, report, warning
 from harness.config.check import check
 from harness.config.compose import compose, hydra_errors_as_user_errors
+from harness.data.material import build_sources
 from harness.data.split import SPLITS
 from harness.errors import UserError
 from harness.run import environment
-from lm.data.prepare import Prepared, Recipe, build_sources, documents, prepare_data
+from lm.data.prepare import Prepared, Recipe, prepare_data
 from lm.data.sources import Document
 
 if TYPE_CHECKING:  # torch is imported after the environment is set
-    from lm.data.windows import Rows, Windows
+    from lm.data.windows import Rows
 
 PERCENTILES = (5, 50, 95, 100)
 # Characters that a text rarely means: what decoders put for bytes that they could not read, and control characters.
@@ -81,7 +82,7 @@ def findings(overrides: Sequence[str]) -> Iterator[CheckResult]:
             source, validation = build_sources(cfg.data)
             source.check()
             recipe = Recipe(0, cfg.data.val_fraction, cfg.seed, cfg.data.limit)
-            texts = look(documents(source, validation, recipe))
+            texts = look(recipe.material(source, validation).documents())
             yield from read(texts)
             yield from split(texts)
             yield from prepared(cfg)
@@ -142,7 +143,7 @@ def prepared(cfg: DictConfig) -> Iterator[CheckResult]:
 
 
 def tokens(data: Prepared, split: str, vocabulary: int) -> Iterator[CheckResult]:
-    ids = np.fromfile(data.tokens(split), dtype=data.dtype)
+    ids = np.fromfile(data.numbers(split), dtype=data.dtype)
     highest = int(ids.max(initial=0))
     if highest >= vocabulary:
         cure = f"Set model.config.vocab_size={highest + 1} or more."
@@ -163,10 +164,10 @@ def lengths(data: Prepared, split: str, context: int, cfg: DictConfig) -> Iterat
         yield ok("lengths", message)
 
 
-def rows(dataset: "Windows | Rows", split: str, cfg: DictConfig) -> Iterator[CheckResult]:
+def rows(dataset: "Rows", split: str, cfg: DictConfig) -> Iterator[CheckResult]:
     from lm.batch import NO_LABEL
 
-    if split == "train" and len(dataset) < cfg.data.batch_size:
+    if split == "train" and cfg.data.batch_size != "auto" and len(dataset) < cfg.data.batch_size:
         cure = "Use more text, or lower data.batch_size."
         yield failure("batches", f"{split}: {len(dataset)} rows do not fill a batch of {cfg.data.batch_size}.", cure)
         return

@@ -1,7 +1,6 @@
 """What watches over a run, for any LightningModule. Whatever is not in this list is private and may change."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # typing's own takes a third of the time until Ctrl-C has its answer, in harness.cli
 
 # Public name: its module. Imported when asked for, since most of these need torch and `harness.cli` must not.
 PUBLIC = {
@@ -11,6 +10,7 @@ PUBLIC = {
     "BatchFormat": "harness.batch",  # inherit to say more of your batches: how large, what is in them, how to show one
     "attempt": "harness.trainer",  # surround a training: the run's folder, log, signals, seeds
     "limits": "harness.trainer",  # what a result is complete for
+    "spread_step": "harness.trainer",  # let accumulation follow from data.global_batch
     "total_steps": "harness.trainer",  # how many optimizer steps a run has
     "starting_point": "harness.checkpoint.resume",  # the checkpoint to go on from
     "pick": "harness.hardware",  # device, precision and compilation, where they are `auto`
@@ -22,6 +22,8 @@ PUBLIC = {
 }
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from harness.batch import Batch, BatchFormat
     from harness.checkpoint.resume import starting_point
     from harness.commands import Command, run_command
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from harness.hardware import pick
     from harness.module import GuardedModule
     from harness.telemetry.events import emit
-    from harness.trainer import attempt, fit, limits, total_steps
+    from harness.trainer import attempt, fit, limits, spread_step, total_steps
 
 __all__ = [
     "Batch",
@@ -45,12 +47,15 @@ __all__ = [
     "limits",
     "pick",
     "run_command",
+    "spread_step",
     "starting_point",
     "total_steps",
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
+    from importlib import import_module
+
     if name not in PUBLIC:
         raise AttributeError(f"harness has no public name {name!r}: the list is in harness/__init__.py.")
     return getattr(import_module(PUBLIC[name]), name)

@@ -1,5 +1,6 @@
 """What a command prints, without secrets: Hydra, libraries and Python itself print command lines and exceptions."""
 
+import logging
 import sys
 import time
 import traceback
@@ -49,6 +50,17 @@ def secrets_hidden() -> Iterator[None]:
 
 def _print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     print(hidden_in_report("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
+@contextmanager
+def quiet(most: int = logging.INFO) -> Iterator[None]:
+    """Leave out what is logged up to this level."""
+    level = logging.root.manager.disable
+    logging.disable(most)
+    try:
+        yield
+    finally:
+        logging.disable(level)
 
 
 def say(*lines: str) -> None:

@@ -1,6 +1,8 @@
 """The one exception for people: what happened, then what to type next. `harness.cli` prints it and exits with its
 code."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 BAD_INPUT = 2
@@ -23,6 +25,18 @@ class UserError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Python would copy and unpickle it as `type(self)(message)`, which is not how these are made.
         return _again, (type(self), self.args, self.__dict__)
+
+
+@contextmanager
+def said_of(key: str) -> Iterator[None]:
+    """Make a sentence about `key` of what a library raises for its values."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        what = " ".join(str(error).split())
+        raise UserError(f"{key} cannot be built: {type(error).__name__}: {what}") from error
 
 
 class Stopped(UserError):

@@ -1,7 +1,6 @@
 """What `auto` means on this machine: device, precision, compilation, number of ranks. Each pick has its reason."""
 
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,9 @@ import psutil
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from harness.config.global_batch import ranks_named
 from harness.errors import UserError
+from harness.sharding import is_sharded
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ def pick(cfg: DictConfig, *, compile: object = False, flops: float = 0.0) -> Pic
     device, why_device = _device(cfg)
     precision, why_precision = _precision(str(cfg.trainer.get("precision", "auto")), device)
     compiled, why_compiled = _compile(compile, device, flops / FLOPS_PER_SECOND[device])
+    if compiled and is_sharded(cfg.trainer):
+        compiled, why_compiled = False, "not compiled (trainer=fsdp gathers weights in the middle of it)"
     if device == "cpu" and precision.startswith("32"):
         # AMD's CPUs take a slow path for fp32 unless oneDNN may choose (measured: 1.7 times, same accuracy). On Intel's
         # its choice is a tenth slower, and where there are bf16 matrix units it may lose digits.
@@ -75,6 +78,11 @@ def refuse_missing_devices(cfg: DictConfig) -> None:
             f"trainer.devices={asked} lists GPUs, and this run is on the CPU.",
             cure=f"Type trainer.devices={len(numbers)} for so many processes.",
         )
+    if device == "cpu" and str(asked) == "-1":
+        raise UserError(
+            "trainer.devices=-1 means all GPUs, and this run is on the CPU.",
+            cure="Type trainer.devices=auto, or so many processes: trainer.devices=2.",
+        )
     here = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device)
     if here is not None and numbers and max(numbers) + listed > here:
         raise UserError(
@@ -85,18 +93,10 @@ def refuse_missing_devices(cfg: DictConfig) -> None:
 
 def world_size(trainer: DictConfig) -> int:
     """Return how many ranks train, from Lightning's `devices` and `num_nodes` or from a launcher's environment."""
-    if os.environ.get("WORLD_SIZE", "").isdecimal():
-        return int(os.environ["WORLD_SIZE"])
-    devices = trainer.get("devices", "auto")
+    if (named := ranks_named(trainer)) is not None:
+        return named
     on_gpus = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    here = torch.cuda.device_count() if on_gpus else 1
-    if OmegaConf.is_list(devices):
-        count = len(devices)
-    elif isinstance(devices, str) and "," in devices:
-        count = len([name for name in devices.split(",") if name.strip()])
-    else:
-        count = here if devices in ("auto", -1, "-1") else int(devices)
-    return count * int(trainer.get("num_nodes") or 1)
+    return (torch.cuda.device_count() if on_gpus else 1) * int(trainer.get("num_nodes") or 1)
 
 
 @contextmanager

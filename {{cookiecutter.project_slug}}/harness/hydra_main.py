@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from harness.cli import load
+from harness.cli import call, load
 from harness.config import schema, secrets
 from harness.config.check import check
 from harness.config.compose import (
     VERSION_BASE,
+    Read,
     compose,
     compose_all,
     hydra_errors_as_user_errors,
@@ -27,7 +29,7 @@ from harness.config.compose import (
 from harness.config.habits import translated
 from harness.config.help import help_page
 from harness.config.identity import resolved
-from harness.config.jobs import Multirun, multirun, sweep
+from harness.config.jobs import Multirun, fixed, is_sweep, jobs_of, multirun, with_listed, write_name
 from harness.config.names import CONF, groups, keys_of_experiment
 from harness.config.protection import unprotected
 from harness.errors import UserError
@@ -37,8 +39,10 @@ from harness.run import caches, debug_folder, environment
 log = logging.getLogger(__name__)
 
 # By name: they stand above, and only a multirun or a plan needs them.
-LAUNCH = "harness.launch.sweep:run"
+LAUNCH, FINISHED = "harness.launch.sweep:run", "harness.launch.status:finished"
 PLAN, PLAN_SWEEP = "harness.plan.command:run", "harness.plan.command:sweep"
+USUAL = ("harness.", "lm.", "lightning.pytorch.loggers.TensorBoardLogger")
+LIGHTNINGS = ("trainer", "callbacks", "logger")
 LOOKED_AT = ("data", "model")  # jobs that have these in common name the same files, and listing files takes time
 
 
@@ -58,9 +62,9 @@ def run(target: str, *, debug: bool) -> None:
                 plan(target, overrides, multirun=args.multirun)
                 return
             if args.multirun:
-                jobs, _ = prepare_multirun(overrides, clear=debug)
+                jobs = prepare_multirun(overrides, clear=debug)
                 gc.enable()  # cli.run switched it off for composing
-                load(LAUNCH)(target, jobs)
+                call(LAUNCH, target, jobs)
                 return
             overrides = prepare(overrides, clear=debug)
         flags = [word for word in sys.argv[1:] if word not in args.overrides]
@@ -75,9 +79,11 @@ def arguments_of_hydra(words: Sequence[str]) -> argparse.Namespace:
     if not strangers and not any(_is_habit(word) for word in args.overrides):
         return args
     more = keys_of_experiment().habits
-    said = []
+    said, value = [], ""
     for number, word in enumerate(words):
-        if word in strangers:
+        if value and word == value:  # of the flag before, after which it was said
+            value = ""
+        elif word in strangers:
             following = words[number + 1] if number + 1 < len(words) else ""
             value = "" if "=" in word or following.startswith("-") or "=" in following else following
             meant = translated(f"{word}={value}" if value else word, more)
@@ -103,54 +109,90 @@ def prepare(overrides: Sequence[str], *, clear: bool = False) -> list[str]:
     """Check the config, set the environment, and return the overrides with the folder named."""
     cfg = compose(overrides)
     check_all([cfg], clear=clear)
+    if is_sweep(cfg):
+        what = "This is a sweep, and without -m there is one run."
+        raise UserError(what, cure=f"Type python train.py -m {' '.join(overrides)}")
+    look([cfg])
+    refuse_what_is_not_here([cfg])
     from harness.run.folder import choose_folder  # not sooner: a wrong value is answered without
 
-    # By name, as all that needs torch is loaded from this floor.
-    load("harness.hardware:refuse_missing_devices")(cfg)
-    load("harness.telemetry.loggers:refuse_unknown_accounts")(cfg.logger)
     return [*overrides, f"++run.name={quoted(choose_folder(cfg))}"]
 
 
 def plan(target: str, overrides: Sequence[str], *, multirun: bool) -> None:
     """Check the config, or every job's, and say what it would take. Devices that are not here are no mistake."""
     if multirun:
-        jobs, configs = prepare_multirun(overrides)
-        load(PLAN_SWEEP)(target, jobs, configs)
+        call(PLAN_SWEEP, target, prepare_multirun(overrides, here=False))
         return
     cfg = compose(overrides)
     check_all([cfg], clear=False)
+    look([cfg])
     from harness.run.folder import choose_folder
 
     with open_dict(cfg):
         cfg.run.name = choose_folder(cfg)
-    load(PLAN)(target, overrides, cfg)
+    call(PLAN, target, overrides, cfg)
 
 
-def prepare_multirun(overrides: Sequence[str], *, clear: bool = False) -> tuple[Multirun, list[DictConfig]]:
-    """Check every job before the first one starts, set the environment, and return the jobs and their configs."""
-    configs = compose_all(sweep(overrides))
+def prepare_multirun(overrides: Sequence[str], *, clear: bool = False, here: bool = True) -> Multirun:
+    """Check every job before the first one starts, set the environment, and return the jobs. With `here`, what they
+    need has to be on this machine."""
+    read: Read = {}
+    [base] = compose_all([fixed(overrides)], read)
+    words = with_listed(overrides, base)
+    jobs = jobs_of(words, base)
+    base, *configs = compose_all([fixed(words), *jobs], read)
+    for cfg in configs:
+        write_name(cfg)
     check_all(configs, clear=clear)
+    found = multirun(words, base, jobs, configs)
+    finished = load(FINISHED)(found)
+    todo = [cfg for cfg in configs if cfg.run.name not in finished]
+    look(todo)
+    if here:
+        refuse_what_is_not_here([cfg for cfg in todo if not _is_usual(cfg)])
     from harness.run.folder import choose_folder
 
-    found = multirun(overrides, configs)
-    for cfg in configs:
+    for cfg in todo:
         with open_dict(cfg):
             cfg.run.root, cfg.resume = found.folder.as_posix(), "auto"
         choose_folder(cfg)
-    return found, configs
+    return found
+
+
+def refuse_what_is_not_here(configs: Sequence[DictConfig]) -> None:
+    """Raise UserError for what only torch and Lightning know: devices and accounts that are missing, targets that are
+    no callback, arguments that the Trainer does not take."""
+    different = {str([cfg[group] for group in LIGHTNINGS]): cfg for cfg in configs}
+    for cfg in different.values():  # by name, as all that needs torch is loaded from this floor
+        load("harness.hardware:refuse_missing_devices")(cfg)
+        load("harness.telemetry.loggers:refuse_unknown_accounts")(cfg.logger)
+        load("harness.trainer:refuse_early")(cfg)
+
+
+def _is_usual(cfg: DictConfig) -> bool:
+    """Say whether a job asks for nothing that torch and Lightning could refuse: a sweep's process imports neither."""
+    trainer, usual = cfg.trainer, yaml.safe_load((CONF / "trainer" / "auto.yaml").read_text(encoding="utf-8"))
+    if set(trainer) - set(usual) or trainer.accelerator not in ("auto", "cpu") or trainer.devices != 1:
+        return False
+    entries = [*cfg.callbacks.values(), *cfg.logger.values()]
+    names = [str(entry["_target_"]) for entry in entries if entry is not None]
+    return all(name.startswith(USUAL) for name in names)
 
 
 def check_all(configs: Sequence[DictConfig], *, clear: bool) -> None:
     """Check configs, and set the environment that they ask for."""
-    different: dict[str, DictConfig] = {}
     for cfg in configs:
-        plain = resolved(cfg)
-        secrets.learn(OmegaConf.to_container(cfg, resolve=False), plain)
+        secrets.learn(OmegaConf.to_container(cfg, resolve=False), resolved(cfg))
         check(cfg)
-        different.setdefault(str([plain.get(name) for name in LOOKED_AT]), cfg)
     first = configs[0]
     isolated = enter_debug_folder(first.debug, clear=clear) if first.debug.folder is not None else {}
     environment.apply({**isolated, **first.env})
+
+
+def look(configs: Sequence[DictConfig]) -> None:
+    """Look at the files that configs name."""
+    different = {str([resolved(cfg.get(name)) for name in LOOKED_AT]): cfg for cfg in configs}
     for cfg in different.values():
         schema.declared(cfg).look(cfg)
 
@@ -183,7 +225,7 @@ def train(words: Sequence[str], target: str) -> Any:
             environment.apply(cfg.env)  # a job's may differ from the first one's
             for sentence in unprotected(cfg):
                 log.warning("%s", sentence)
-            returned.append(load(target)(cfg))
+            returned.append(call(target, cfg))
         except Exception as error:
             raise Ended from error
 
@@ -191,10 +233,12 @@ def train(words: Sequence[str], target: str) -> Any:
     try:
         hydra.main(config_path=str(CONF), config_name="train", version_base=VERSION_BASE)(task)()
     except Ended as ended:
-        raise cast(Exception, ended.__cause__) from None
+        failure = cast(Exception, ended.__cause__)
     except OSError as error:  # what comes out of a job is Ended: Hydra itself only makes the run's folder
         raise UserError(f"The run's folder cannot be made ({error}).", cure="Try run.root=FOLDER.") from error
-    return returned[0] if returned else None
+    else:
+        return returned[0] if returned else None
+    raise failure  # here, where it keeps its own cause
 
 
 def _relative(folder: str) -> str:

@@ -16,15 +16,20 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.batch import Batch, BatchFormat
 from harness.data.exact import ExactData
+from harness.errors import said_of
 from harness.nan.guard import Guard, StepDecision, StepGate, total_norm
 from harness.nan.precision import FallbackPrecision, LossScale
+from harness.sharding import ShardedStrategy, repeated_layers
+from harness.step.agreement import MemoryAgreement
 from harness.step.loss_window import LossWindow, Mean
 from harness.step.oom_retry import MicrobatchSplitter
+from harness.telemetry.reading import step_is_read
 
 
 class GuardedModule(LightningModule):
@@ -55,8 +60,12 @@ class GuardedModule(LightningModule):
         self._walked: tuple[Any, int, list[nn.Parameter]] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let the steps that a subclass writes be done again in pieces when memory runs out."""
+        """Let the steps that a subclass writes be done again in pieces when memory runs out, and what an optimizer or a
+        schedule refuses be a sentence."""
         super().__init_subclass__(**kwargs)
+        if "configure_optimizers" in cls.__dict__:
+            named = said_of("optimizer or scheduler")
+            cls.configure_optimizers = named(cls.__dict__["configure_optimizers"])  # type: ignore[method-assign]
         if "training_step" in cls.__dict__:
             cls.training_step = _retried(cls.__dict__["training_step"])  # type: ignore[method-assign]
         if "validation_step" in cls.__dict__:
@@ -77,11 +86,21 @@ class GuardedModule(LightningModule):
 
     def count_validation(self, total: Tensor, labels: Tensor | float) -> None:
         """Count the summed loss of a validation batch. `val/loss` is the mean over all labels of all ranks: each counts
-        once, whatever batch it fell to."""
+        once, whatever batch it fell to. `val/loss/NAME` is that of a set where validation has several."""
         labels = torch.as_tensor(labels, dtype=torch.float32, device=total.device)
-        self._validation += torch.stack((total.float(), labels)).to(self._validation)
+        self._validation[self._part] += torch.stack((total.float(), labels)).to(self._validation)
+
+    def sharded_layers(self) -> list[nn.Module]:
+        """Return the modules whose weights `trainer=fsdp` gathers one after the other; each has to be called, not only
+        read. By default what the outermost lists of modules hold, as a transformer's list of layers."""
+        return repeated_layers(self.network)
 
     # What Lightning calls.
+
+    def configure_model(self) -> None:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy):
+            strategy.shard(self.network, self.sharded_layers(), str(self.trainer.precision))
 
     def backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
         scale = torch.ones_like(loss) * self._loss_scale.to(loss.device) if self._loss_scale else None
@@ -100,6 +119,7 @@ class GuardedModule(LightningModule):
 
         def backward_and_close() -> Any:
             loss = backward()
+            self.splitter.agree(self.parameters(), self.trainer.global_step + 1)
             self.splitter.close()
             mean = self.window.close(self.trainer.accumulate_grad_batches)
             self.mean = mean._replace(factor=mean.factor / scale.scale) if (scale := self._loss_scale) else mean
@@ -116,31 +136,37 @@ class GuardedModule(LightningModule):
         self._gate.set(self.decision)
         if scale := self._loss_scale:
             scale.update(~self.decision.norm.isfinite())
-        if self._step_is_read():
+        if step_is_read(self.trainer):
             self.log("train/loss", self.mean.loss)
             self.log("grad_norm", self.decision.norm)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        if self._step_is_read():
+        if step_is_read(self.trainer):
             self.log("lr", optimizer.param_groups[0]["lr"])
 
     def on_validation_epoch_start(self) -> None:
         # float64, in which a sum over billions of labels keeps its digits; Apple's GPUs have none.
-        self._validation = torch.zeros(
-            2, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device
-        )
+        parts = getattr(self.trainer.datamodule, "val_parts", None) or {"": 0}  # type: ignore[attr-defined]
+        self._parts, self._part, device = list(parts), 0, "cpu" if self.device.type == "mps" else self.device
+        self._validation = torch.zeros(len(parts), 2, dtype=torch.float64, device=device)
 
     def on_validation_epoch_end(self) -> None:
-        gathered = cast(Tensor, self.all_gather(self._validation))  # (2), with several ranks (ranks, 2)
-        total, labels = gathered.reshape(-1, 2).sum(dim=0)
+        gathered = cast(Tensor, self.all_gather(self._validation))  # (parts, 2), with several ranks (ranks, parts, 2)
+        sums = gathered.reshape(-1, *self._validation.shape).sum(dim=0)
+        total, labels = sums.sum(dim=0)
         self.log("val/loss", (total / labels.clamp(min=1)).float())
+        for name, (total, labels) in zip(self._parts, sums, strict=True) if len(sums) > 1 else ():
+            self.log(f"val/loss/{name}", (total / labels.clamp(min=1)).float())
         self.validated_at = self.trainer.global_step
 
+    def on_train_start(self) -> None:
+        self.splitter.begin(MemoryAgreement.among(self.trainer))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["pieces"] = self.splitter.pieces  # what ran out of memory once would do so again
+        checkpoint.update(self.splitter.state(self._batch_size))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.splitter.pieces = checkpoint.get("pieces", 1)
+        self.splitter.restore(checkpoint, self._batch_size)
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
         if isinstance(data, ExactData):
             data.realign(checkpoint)
@@ -152,22 +178,13 @@ class GuardedModule(LightningModule):
         return model if isinstance(model, nn.Module) else self
 
     @property
+    def _batch_size(self) -> int:
+        return getattr(self.trainer.datamodule, "batch_size", 1)  # type: ignore[attr-defined]  # set by Lightning
+
+    @property
     def _loss_scale(self) -> LossScale | None:
         plugin = self.trainer.precision_plugin
         return plugin.loss_scale if isinstance(plugin, FallbackPrecision) else None
-
-    def _step_is_read(self) -> bool:
-        """Say whether anybody reads what this optimizer step logs: logging at each would be a sixth of a fast step.
-
-        Loggers read every so many steps, whoever holds the Trainer after the last, and a callback that does not say
-        `reads_metrics = False` at any.
-        """
-        trainer: Any = self.trainer  # whose `callbacks` and `log_every_n_steps` Lightning sets without declaring them
-        every = trainer.log_every_n_steps
-        if trainer.loggers and every and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0:
-            return True
-        last = trainer.is_last_batch or trainer.global_step + 1 == trainer.max_steps
-        return last or any(getattr(callback, "reads_metrics", True) for callback in trainer.callbacks)
 
     def _all_parameters(self, optimizer: Optimizer) -> list[nn.Parameter]:
         """Return every parameter, in the module's order. To walk a deep module at each step costs more than the norm;
@@ -218,13 +235,17 @@ def _retried(training_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _validated(validation_step: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(validation_step)
     def step(self: GuardedModule, batch: Batch, *args: Any, **kwargs: Any) -> None:
-        counted = self._validation.clone()
+        counted, strategy = self._validation.clone(), self.trainer.strategy
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
+        self._part = data.val_part(args[0]) if len(self._parts) > 1 else 0
         self.splitter.format = self.format
         self.splitter.validate(
             lambda rows: validation_step(self, rows, *args, **kwargs),
             batch,
             lambda: setattr(self, "_validation", counted.clone()),
             self.trainer.global_step,
+            # Sharded weights are gathered in each forward pass. DistributedDataParallel surrounds all pieces, once.
+            alone=self.trainer.world_size == 1 or isinstance(strategy, DDPStrategy),
         )
 
     return step

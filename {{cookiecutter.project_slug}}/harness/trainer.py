@@ -9,28 +9,35 @@ with attempt(cfg) as run:                       the run's folder, its log, signa
 """
 
 import logging
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 
-from harness.callbacks.exact_resume import ExactResume
+from harness.batch_size import rows_that_fit, trial
+from harness.callbacks.exact_resume import ExactResume, refuse_inexact
 from harness.checkpoint.io import DurableIO
 from harness.checkpoint.read import Checkpoint
 from harness.checkpoint.start import start_weights
+from harness.config.global_batch import AUTO, accumulation, at_most, rows_each
+from harness.console import quiet
 from harness.data.exact import ExactData
-from harness.errors import Stopped, UserError
-from harness.hardware import Picks, native_precision, peak_memory, world_size
+from harness.errors import Stopped, UserError, said_of
+from harness.hardware import Picks, native_precision, peak_memory, pick, world_size
 from harness.module import GuardedModule
 from harness.nan.precision import FallbackPrecision
 from harness.run.facts import RunFacts
 from harness.run.folder import Run
 from harness.run.signals import listening
-from harness.step.oom_retry import out_of_memory
+from harness.sharding import refuse_what_cannot_be_sharded
+from harness.step.oom_retry import free_memory, out_of_memory
 from harness.telemetry import logs
 from harness.telemetry.loggers import build_loggers, count_from_one
 
@@ -38,6 +45,7 @@ log = logging.getLogger(__name__)
 
 # Keys of conf/trainer/ that are not Lightning's.
 NOT_ARGUMENTS = ("mps_fix",)
+HARMLESS = ("lightning.pytorch.callbacks.", "harness.callbacks.")
 
 
 @contextmanager
@@ -57,6 +65,51 @@ def attempt(cfg: DictConfig) -> Iterator[Run]:
             run.close("failed", error=f"{type(error).__name__}: {error}")
             raise
         run.close("finished")
+
+
+def settle_batch_size(
+    cfg: DictConfig, run: Run, data: ExactData, build: Callable[[Picks], GuardedModule], *, row: int = 1
+) -> None:
+    """Where `data.batch_size` is auto, let it be what the first attempt found here with a module of its own.
+
+    row: as for `spread_step`, which comes after.
+    """
+    if cfg.data.batch_size != AUTO:
+        return
+    cfg.data.batch_size = 1
+    rows = len(cast(Sized, data.train_set))
+    whole, each = cfg.data.get("global_batch"), rows
+    if whole:
+        each = rows_each(cfg, ranks=world_size(cfg.trainer), row=row)
+
+    def find() -> int:
+        picks = pick(cfg)
+        with isolate_rng():  # a model takes random numbers, and the one that is trained shall have the same
+            return rows_that_fit(trial(build(picks), data, picks), picks.device, min(rows, each))
+
+    found = run.settled("batch_size", find)
+    free_memory()
+    cfg.data.batch_size = data.batch_size = at_most(each, found) if whole else found
+    log.info("data.batch_size=auto: %d rows, which suit this machine", cfg.data.batch_size)
+    if not whole:
+        log.info("It is part of the experiment, and elsewhere another: data.global_batch fixes what a step is")
+
+
+def spread_step(cfg: DictConfig, *, row: int = 1, unit: str = "rows") -> None:
+    """Where `data.global_batch` is set, let `trainer.accumulate_grad_batches` follow from it and from what is here, and
+    say so. A whole `trainer.val_check_interval` counts optimizer steps then: they are what is the same everywhere.
+
+    row: how many `unit` a row has.
+    """
+    if not (whole := cfg.data.get("global_batch")):
+        return
+    ranks = world_size(cfg.trainer)
+    cfg.trainer.accumulate_grad_batches = count = accumulation(cfg, ranks=ranks, row=row)
+    if isinstance(every := cfg.trainer.get("val_check_interval"), int):
+        cfg.trainer.val_check_interval = every * count
+    parts = ((ranks, "rank", "s"), (cfg.data.batch_size, "row", "s"), (count, "micro-batch", "es"))
+    spread = " x ".join(f"{number} {name}{ending * (number != 1)}" for number, name, ending in parts)
+    log.info("%s %s a step: %s%s", f"{whole:,}", unit, spread, f" of {row}" * (row != 1))
 
 
 def total_steps(trainer: DictConfig, data: ExactData) -> int:
@@ -94,23 +147,30 @@ def fit(
     return loss
 
 
+def refuse_early(cfg: DictConfig) -> None:
+    """Raise UserError, before anything is made, for what would be refused once the run's folder is there: a target of
+    the wrong kind, arguments that a callback of Lightning or the Trainer does not take."""
+    for group, kind in (("callbacks", Callback), ("logger", Logger)):
+        for name, entry in cfg[group].items():
+            with said_of(f"{group}.{name}"):
+                target = entry and get_object(entry["_target_"])
+            if isinstance(target, type) and not issubclass(target, kind):
+                raise _of_another_kind(f"{group}.{name}", kind, target)
+    # Only those that do nothing when they are built: what one's own does is done once, in the run.
+    known = [name for name, entry in cfg.callbacks.items() if entry and entry["_target_"].startswith(HARMLESS)]
+    with quiet(logging.WARNING), warnings.catch_warnings(action="ignore"):  # the run says it again
+        callbacks = build_all(cfg.callbacks, known)
+        refuse_inexact(callbacks)
+        arguments = {"callbacks": callbacks, "logger": False, "enable_checkpointing": False}
+        instantiate(_arguments(cfg, pick(cfg)), **arguments, _convert_="all")
+
+
 def build_trainer(cfg: DictConfig, picks: Picks, run: Run, point: Checkpoint | None, module: GuardedModule) -> Trainer:
     """Return Lightning's Trainer with what was picked, and with callbacks and loggers that go on after `point`."""
-    values = OmegaConf.to_container(cfg.trainer, resolve=True)  # while ${run.dir} can be looked up: alone it could not
-    assert isinstance(values, dict)
-    arguments: dict[str, Any] = {
-        str(key): value
-        for key, value in values.items()
-        if key not in NOT_ARGUMENTS and (value is not None or key == "check_val_every_n_epoch")
-    }
-    arguments |= {"accelerator": picks.accelerator, "precision": picks.precision, "default_root_dir": str(run.folder)}
-    plugins = [*instantiate(arguments.pop("plugins", []), _convert_="all"), DurableIO(RunFacts.of(run.diary), module)]
-    if arguments["precision"] == "16-mixed":
-        plugins.append(FallbackPrecision(picks.device, fallback=native_precision(picks.device)[0]))
-        del arguments["precision"]  # Lightning takes one or the other
+    arguments = _arguments(cfg, picks)
     trainer: Trainer = instantiate(
         arguments,
-        plugins=plugins,
+        plugins=[*arguments.pop("plugins"), DurableIO(RunFacts.of(run.diary), module)],
         callbacks=[ExactResume(), *build_all(cfg.callbacks)],
         logger=build_loggers(
             cfg.logger,
@@ -121,21 +181,44 @@ def build_trainer(cfg: DictConfig, picks: Picks, run: Run, point: Checkpoint | N
         enable_checkpointing=False,  # no ModelCheckpoint besides ours
         _convert_="all",
     )
+    refuse_what_cannot_be_sharded(trainer, module)
     count_from_one(trainer)
     return trainer
 
 
-def build_all(group: DictConfig) -> list[Callback]:
-    """Build every entry of a group; an entry that is null is left out."""
-    built = {str(name): instantiate(entry, _convert_="all") for name, entry in group.items() if entry is not None}
+def _arguments(cfg: DictConfig, picks: Picks) -> dict[str, Any]:
+    """Return Lightning's arguments, with `plugins` that are built."""
+    values = OmegaConf.to_container(cfg.trainer, resolve=True)  # while ${run.dir} can be looked up: alone it could not
+    assert isinstance(values, dict)
+    arguments: dict[str, Any] = {
+        str(key): value
+        for key, value in values.items()
+        if key not in NOT_ARGUMENTS and (value is not None or key == "check_val_every_n_epoch")
+    }
+    arguments |= {"accelerator": picks.accelerator, "precision": picks.precision, "default_root_dir": cfg.run.dir}
+    arguments["plugins"] = [*instantiate(arguments.get("plugins", []), _convert_="all")]
+    if arguments["precision"] == "16-mixed":
+        arguments["plugins"].append(FallbackPrecision(picks.device, fallback=native_precision(picks.device)[0]))
+        del arguments["precision"]  # Lightning takes one or the other
+    return arguments
+
+
+def build_all(group: DictConfig, names: Iterable[Any] | None = None) -> list[Callback]:
+    """Build the entries of these names in a group, by default all; an entry that is null is left out."""
+    chosen = [name for name in (group if names is None else names) if group[name] is not None]
+    built = {str(name): instantiate(group[name], _convert_="all") for name in chosen}
     for name, callback in built.items():
         if not isinstance(callback, Callback):
-            raise UserError(
-                f"callbacks.{name} is no callback of Lightning but {type(callback).__name__}.",
-                cure=f"Its _target_ has to name a class that inherits lightning.pytorch.Callback; ~callbacks.{name} "
-                "leaves it out.",
-            )
+            raise _of_another_kind(f"callbacks.{name}", Callback, type(callback))
     return [*built.values()]
+
+
+def _of_another_kind(key: str, kind: type, found: type) -> UserError:
+    parent = f"{kind.__module__.rpartition('.')[0]}.{kind.__name__}"
+    return UserError(
+        f"{key} is no {kind.__name__.lower()} of Lightning but {found.__name__}.",
+        cure=f"Its _target_ has to name a class that inherits {parent}; ~{key} leaves it out.",
+    )
 
 
 def final_loss(trainer: Trainer, module: GuardedModule, data: ExactData, point: Checkpoint | None) -> float | None:

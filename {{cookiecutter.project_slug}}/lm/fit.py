@@ -12,13 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig
 
 from harness.checkpoint.resume import starting_point
+from harness.data.layout import APART
+from harness.data.material import validation_source
 from harness.hardware import Picks, pick, world_size
 from harness.run.folder import Run
-from harness.trainer import attempt, fit, limits, total_steps
+from harness.trainer import attempt, fit, limits, settle_batch_size, spread_step, total_steps
 from lm.batch import TokenBatch
-from lm.data.prepare import validation_source
 from lm.data.show import show
-from lm.models.attention import pick_attention
+from lm.models.attention import GPU_ONLY, pick_attention, refuse_leaks
 from lm.models.build import build_model, context_length, count_parameters, model_config, vocabulary_size
 from lm.module import LmModule
 from lm.summary import print_summary
@@ -26,14 +27,23 @@ from lm.summary import print_summary
 log = logging.getLogger(__name__)
 
 # Keys of conf/data/ that others read; all others are arguments of the data module.
-NOT_ARGUMENTS = {"name", "path", "val_path", "column", "on_bad", "prompt"}
+NOT_ARGUMENTS = {
+    "name", "path", "val_path", "column", "config", "split", "dtype", "on_bad", "prompt", "global_batch",
+}  # fmt: skip
 
 
 def train(cfg: DictConfig) -> float | None:
     """Train, or continue, the run of `cfg`. Returns its validation loss in nats, for sweepers that minimize."""
     with attempt(cfg) as run:
         config = model_config(cfg.model)
+        context = context_length(cfg.model, config)
         data = build_data(cfg, config)
+
+        def to_try(picks: Picks) -> LmModule:
+            return build_module(cfg, config, data, with_attention(picks, cfg, context), steps=1)
+
+        settle_batch_size(cfg, run, data, to_try, row=context)
+        spread_step(cfg, row=context, unit="tokens")
         if cfg.debug.show_data:
             show(data, windows=cfg.debug.show_data)
             return None
@@ -49,8 +59,7 @@ def train(cfg: DictConfig) -> float | None:
         picks = pick_hardware(cfg, config, steps, run)
         module = build_module(cfg, config, data, picks, steps)
         loss = fit(cfg, run, module, data, picks, point)
-        if module.global_rank == 0:
-            print_summary(run.folder, module.model, data.tokenizer, loss, context=data.context, prompt=cfg.data.prompt)
+        print_summary(run.folder, module.model, data.tokenizer, loss, context=data.context, prompt=cfg.data.prompt)
         return loss
 
 
@@ -77,9 +86,7 @@ def pick_hardware(cfg: DictConfig, config: PretrainedConfig | None, steps: int, 
     batch = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches * world_size(cfg.trainer)  # rows of a step
     # Six floating-point operations a parameter and token: Kaplan et al. 2020.
     picks = pick(cfg, compile=cfg.model.compile, flops=6.0 * parameters * steps * batch * context)
-    asked, fix = str(cfg.model.attention), bool(cfg.trainer.mps_fix)
-    picks.attention, why = pick_attention(asked, picks.device, picks.precision, context, mps_fix=fix)
-    picks.reasons.insert(2, why)
+    with_attention(picks, cfg, context)
     numbers = (f"{number:,}" for number in (parameters, steps, batch * context))
     log.info("%s: %s parameters, %s steps of %s tokens", run.folder.name, *numbers)
     log.info("%s", picks)
@@ -87,9 +94,19 @@ def pick_hardware(cfg: DictConfig, config: PretrainedConfig | None, steps: int, 
     return picks
 
 
+def with_attention(picks: Picks, cfg: DictConfig, context: int) -> Picks:
+    """Return `picks` with the attention kernel."""
+    asked, fix = str(cfg.model.attention), bool(cfg.trainer.mps_fix)
+    picks.attention, why = pick_attention(asked, picks.device, picks.precision, context, mps_fix=fix)
+    picks.reasons.insert(2, why)
+    return picks
+
+
 def build_module(cfg: DictConfig, config: PretrainedConfig | None, data: Any, picks: Picks, steps: int) -> LmModule:
     """Return the model with its optimizer and schedule, still without weights of an earlier attempt."""
     model = build_model(cfg.model, config, attention=picks.attention, special_ids=data.special_ids)
+    if getattr(data, "packing", True) in APART and picks.attention not in GPU_ONLY:
+        refuse_leaks(model)
     make_optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")
     schedule = {key: value for key, value in cfg.scheduler.items() if key != "_target_"}
     make_scheduler = functools.partial(get_method(cfg.scheduler["_target_"]), total_steps=steps, **schedule)

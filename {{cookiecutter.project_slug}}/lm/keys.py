@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import yaml
 from annotated_types import Le
 
-from harness.config import sources
+from harness.config import global_batch, sources
 from harness.config.names import nearest
 from harness.config.schema import Above0, Amount, Count, Flag, Positive, Root, Section, Share, Text, extra, key
 from harness.errors import UserError
@@ -29,6 +29,7 @@ SIZES = {
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
     "n_embd", "n_layer", "n_head", "n_inner", "n_positions", "max_position_embeddings", "vocab_size",
 }  # fmt: skip
+LENGTH = "max_position_embeddings"
 # Arguments of transformers' configs that no class annotates.
 OLD_NAMES = {"rope_theta", "rope_scaling", "torch_dtype", "num_labels", "attn_implementation", "use_cache"}
 # What people type who come from other tools, by what it is called here.
@@ -48,20 +49,31 @@ class Model(Section):
 
 
 class Data(Section):
-    kept: ClassVar[frozenset[str]] = frozenset({"name", "path", "val_path", "column", "on_bad", "prompt"})
+    kept: ClassVar[frozenset[str]] = frozenset(
+        {"name", "path", "val_path", "column", "config", "split", "dtype", "on_bad", "prompt", "global_batch"}
+    )
     name: Text = key("the second part of the run's name")
     source: dict[Any, Any] = extra("where documents come from: a class with `check`, `fingerprint` and `documents`")
     path: Text | None = extra("a file, a folder or a glob of UTF-8 text")
     column: Text | None = extra("the column of a table that holds the text")
-    on_bad: Literal["error", "skip"] = extra("a row without text stops the preparation, or is left out")
+    config: Text | None = extra("the configuration of a data set of the hub that has several")
+    split: Text | None = extra("the split of a data set of the hub to read; train where null")
+    dtype: Literal["uint16", "uint32"] = extra("of files that are tokenized already")
+    on_bad: Literal["error", "skip"] | None = extra("what cannot be used stops the preparation (null), or is left out")
+    sets: dict[Any, Any] = extra("of a mixture: {NAME: {data: …, weight: …, and options of that data config}}")
     limit: Above0 | None = extra("use a share (0.1, 1.0) or a number (1, 100) of the documents; null for all")
     val_fraction: Annotated[Share, Le(0.5)] = extra("the share of the documents held out for validation; 0 for none")
     val_path: Text | None = extra("validation text of its own: a path as `path`; then nothing is held out")
-    tokenizer: dict[Any, Any] = extra("a `kind` (bpe, bytes, characters) that is trained, or a `path` taken as it is")
-    batch_size: Positive = key("the sequences per micro-batch and device")
+    tokenizer: dict[Any, Any] = extra(
+        "a `kind` (bpe, unigram, bytes, characters) that is trained, or a `path` taken as it is"
+    )
+    batch_size: Positive | Literal["auto"] = key("the sequences per micro-batch and device; auto tries what fits")
+    global_batch: Positive | None = extra("the tokens of an optimizer step over all devices; null: as these make it")
     num_workers: Count = extra("the number of loader processes; 0 loads in the training process")
     prompt: str = key("what samples and generate.py continue; an empty one begins a document")
-    packing: Flag = extra("let documents follow one another in a window; false for a row each, cut or padded")
+    packing: Flag | Literal["document", "best_fit"] = extra(
+        "let documents follow one another in a window; document and best_fit keep them apart there; false: a row each"
+    )
     prepared: Text = extra("the folder of tokenizers and token files")
 
 
@@ -116,8 +128,21 @@ class Keys(Root):
         yield from super().complaints(cfg)
         config = cfg.model.get("config")
         target = "" if config is None or isinstance(config, str) else str(config.get("_target_", ""))
+        names: dict[str, str] = {}
+        apart = cfg.data.get("packing") in ("document", "best_fit")
+        # transformers looks at the positions of a single row only.
+        if apart and cfg.model.get("attention") == "flash_attention_2" and cfg.data.batch_size != 1:
+            yield (
+                "flash_attention_2 keeps the documents of a window apart only in batches of one row: set "
+                "data.batch_size=1 and raise trainer.accumulate_grad_batches, or take model.attention=sdpa."
+            )
         if target.startswith("transformers."):
-            yield from _sizes(config, _attribute_map(cls.defined_in(target)))
+            names = _attribute_map(cls.defined_in(target))
+            yield from _sizes(config, names)
+        if cfg.data.get("global_batch"):
+            # A folder or a class of one's own says its context only once it is loaded.
+            context = cfg.model.get("context") if config is None else target and config.get(names.get(LENGTH, LENGTH))
+            yield from global_batch.complaints(cfg, row=context or None)
 
     @classmethod
     def look(cls, cfg: "DictConfig") -> None:
@@ -131,12 +156,17 @@ class Keys(Root):
                     instantiate(source, path=cfg.data.val_path).check()
                 except UserError as error:
                     raise UserError(str(error).replace("data.path", "data.val_path")) from error
+        if cfg.data.get("sets") is not None:
+            from harness.data.sets import materials
+
+            for material in materials(cfg.data.sets, cfg.data.val_fraction, cfg.seed).values():
+                material.check()
 
 
 def _sizes(config: "DictConfig", names: dict[str, str]) -> Iterator[str]:
     for name in SIZES & set(config):
         value = config[name]
-        least = {"vocab_size": SMALLEST_VOCABULARY, names.get("max_position_embeddings", "max_position_embeddings"): 2}
+        least = {"vocab_size": SMALLEST_VOCABULARY, names.get(LENGTH, LENGTH): 2}
         if value is not None and not (isinstance(value, int) and value >= least.get(name, 1)):
             why = ": bytes and the end of a text need as many" if name == "vocab_size" else ""
             yield f"model.config.{name}={value} is too small: the least is {least.get(name, 1)}{why}."

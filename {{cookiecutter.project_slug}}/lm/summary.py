@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from harness.errors import UserError
+from harness.ranks import rank
 from lm.inference.generate import continuation
 
 SAMPLE_TOKENS = 120
@@ -19,7 +20,7 @@ SAMPLE_TOKENS = 120
 def print_summary(
     folder: Path, model: nn.Module, tokenizer: Tokenizer, loss: float | None, *, context: int, prompt: str
 ) -> None:
-    """Print validation loss, perplexity, a sample, the folder and the next commands."""
+    """Print validation loss, a sample (which takes all ranks if weights are sharded; one prints), the next commands."""
     try:
         text = continuation(model, tokenizer, prompt, max_tokens=SAMPLE_TOKENS, context=context)
     except UserError as error:  # weights that are not finite: the run is told to its end all the same
@@ -27,7 +28,7 @@ def print_summary(
     facts = {"the run": f"{folder.as_posix()}/", **commands(folder, prompt)}
     if loss is not None:
         facts = {"validation loss": f"{loss:.4f} nats per token, perplexity {math.exp(min(loss, 700)):.2f}", **facts}
-    console = Console(stderr=False, soft_wrap=True)  # a command that is broken in two cannot be copied
+    console = Console(stderr=False, soft_wrap=True, quiet=rank() > 0)  # a command broken in two cannot be copied
     console.print(Panel(Text(text), title="a sample", title_align="left"))
     for label, value in facts.items():
         console.print(f"{label:<17}{value}", markup=False, highlight=False)

@@ -7,10 +7,14 @@ from pathlib import Path
 import psutil
 import pytest
 from exactness import assert_same, newest
+from faults import SmallValidation, with_callback
 from processes import Process
 
 from conftest import overrides
 from harness.checkpoint import read
+from harness.checkpoint.compare import first_difference
+from harness.run import folder as run_folder
+from harness.telemetry import events
 
 pytestmark = [pytest.mark.fault, pytest.mark.skipif(sys.platform != "linux", reason="gloo and process trees of Linux")]
 
@@ -34,6 +38,18 @@ def test_every_rank_has_generators_of_its_own(reference) -> None:
     first, second = (read.load_rng(checkpoint, rank) for rank in range(2))
     assert first is not None
     assert second is not None
+
+
+@pytest.mark.slow
+def test_validation_that_runs_out_of_memory_on_one_rank_halves_there(small, reference, tmp_path) -> None:
+    process = Process(tmp_path, [*small, *RUN, "run.name=small", with_callback(SmallValidation, rows=1, rank=1)])
+    assert process.ended() == 0, process.output
+    folder = tmp_path / "runs" / "small"
+    assert not first_difference(newest(folder), newest(reference))  # training knows nothing of it
+    loss, expected = (run_folder.read(run)["result"]["val_loss"] for run in (folder, reference))
+    assert loss == pytest.approx(expected, rel=1e-6)
+    told = [e for e in events.read(events.log_path(folder, rank=1)) if e["event_type"] == "oom"]
+    assert [(e["step"], e["data"]["pieces"]) for e in told] == [(4, 2), (4, 4)]
 
 
 def test_the_death_of_a_rank_ends_the_other_and_the_restart_is_exact(small, reference, tmp_path) -> None:

@@ -20,7 +20,8 @@ from harness.checkpoint import keep, read
 from harness.checkpoint.finite import first_non_finite, training_states
 from harness.checkpoint.io import DurableIO
 from harness.checkpoint.preflight import preflight
-from harness.distributed import all_reduce_max
+from harness.config.schema import Above0, Count, Positive
+from harness.distributed import all_gather, all_reduce_max
 from harness.errors import Stopped, UserError
 from harness.run.signals import requests
 from harness.telemetry import events
@@ -42,11 +43,11 @@ class DurableCheckpoint(Callback):
     def __init__(
         self,
         *,
-        every_n_steps: int | None = 100,
-        every_minutes: float | None = 2.0,
-        keep_last: int = 3,
-        keep_best: int = 1,
-        max_gb: float | None = None,
+        every_n_steps: Positive | None = 100,
+        every_minutes: Above0 | None = 2.0,
+        keep_last: Positive = 3,
+        keep_best: Count = 1,
+        max_gb: Above0 | None = None,
         monitor: str = "val/loss",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -135,7 +136,8 @@ class DurableCheckpoint(Callback):
     def _about(self, trainer: Trainer, reason: str) -> dict[str, Any]:
         """Return what the manifest says of this checkpoint alone: why it was made, and how good it is."""
         scored_step, score = self._score
-        bad = first_non_finite(training_states(trainer.lightning_module, trainer.optimizers))
+        seen = first_non_finite(training_states(trainer.lightning_module, trainer.optimizers))
+        bad = next(filter(None, all_gather(seen, trainer)), "")  # each rank sees what it holds
         if bad:
             log.warning("Step %d: %s has values that are not finite. No rollback goes here.", trainer.global_step, bad)
             events.emit("not_finite", trainer.global_step, {"where": bad}, warning=True)

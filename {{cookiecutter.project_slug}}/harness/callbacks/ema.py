@@ -7,6 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
+from harness.config.schema import Positive, Share
+
 EARLY = (
     10  # the first averages forget as fast as if decay were (1 + n) / (EARLY + n): else a short run is its first steps
 )
@@ -21,7 +23,7 @@ class Ema(WeightAveraging):
 
     reads_metrics = False
 
-    def __init__(self, *, decay: float = 0.999, every_n_steps: int = 1, device: str | None = None) -> None:
+    def __init__(self, *, decay: Share = 0.999, every_n_steps: Positive = 1, device: str | None = None) -> None:
         super().__init__(device=device, multi_avg_fn=self._forget_and_learn)
         self.decay = decay
         self.every_n_steps = every_n_steps

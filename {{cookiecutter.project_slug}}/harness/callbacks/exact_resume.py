@@ -1,17 +1,34 @@
 """Makes what a checkpoint holds exact, whoever asks for it. Always there, and first: it is not a matter of taste."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder
 
 from harness.checkpoint import read, rng
 from harness.checkpoint.io import at_boundary, run_facts
 from harness.checkpoint.moments import load_by_name, refuse_another_kind
 from harness.distributed import all_gather
 from harness.errors import UserError
+
+# Why a callback of Lightning cannot be here, and what to type instead.
+INEXACT = {
+    # It counts in epochs, and sets its number at the start of one only: a resumed epoch would have another.
+    GradientAccumulationScheduler: "Set trainer.accumulate_grad_batches to one number.",
+    # They train some steps and go back to a checkpoint of their own.
+    BatchSizeFinder: "Set data.batch_size; a batch that is too large for memory is cut into pieces.",
+    LearningRateFinder: "Try some: python train.py -m optimizer.lr=1e-3,3e-4",
+}
+
+
+def refuse_inexact(callbacks: Iterable[Callback]) -> None:
+    """Raise UserError for callbacks with which a run cannot go on exactly."""
+    for callback in callbacks:
+        for kind, cure in INEXACT.items():
+            if isinstance(callback, kind):
+                raise UserError(f"A {kind.__name__} cannot be resumed exactly, so it is not used here.", cure=cure)
 
 
 class ExactResume(Callback):
@@ -27,13 +44,7 @@ class ExactResume(Callback):
         self._loaded: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
-            # It counts in epochs, and sets its number at the start of one only: a resumed epoch would have another.
-            raise UserError(
-                "A GradientAccumulationScheduler cannot be resumed exactly, so it is not used here.",
-                cure="Set trainer.accumulate_grad_batches to one number.",
-            )
+        refuse_inexact(trainer.callbacks)  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         source: read.Checkpoint = checkpoint.pop("source")

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -15,6 +15,7 @@ from harness.batch import Batch
 from harness.checkpoint.finite import first_non_finite, training_states
 from harness.checkpoint.keep import pin, unpin
 from harness.checkpoint.ledger import anchors, usable
+from harness.config.schema import Above0, Positive
 from harness.distributed import all_reduce_max
 from harness.errors import UserError
 from harness.nan import bundle as bundles
@@ -38,7 +39,8 @@ class NanGuard(Callback):
     max_grad_norm, skip_above, sigmas: see harness.nan.guard.Guard. patience, forgive, max_rollbacks: see
         harness.nan.policy.Policy.
     good_after: steps after which a checkpoint counts as good. max_bundles: after so many, skipped steps are only
-    counted. check_every_n_steps: how often weights and moments are looked at as well, and at the last step.
+    counted. check_every_n_steps: how often weights and moments are looked at as well, and at the last step;
+        None for the last step alone.
     isolate_micro_batches: under accumulation on one device, leave out a bad micro-batch instead of skipping the whole
         step. Costs a copy of the gradients.
     """
@@ -49,14 +51,14 @@ class NanGuard(Callback):
         self,
         *,
         max_grad_norm: float | None = 1.0,
-        skip_above: float | str | None = 100.0,
-        sigmas: float = 6.0,
-        patience: int = 3,
+        skip_above: float | Literal["adaptive"] | None = 100.0,
+        sigmas: Above0 = 6.0,
+        patience: Positive = 3,
         forgive: float = 0.1,
         good_after: int = 100,
         max_rollbacks: int = 3,
         max_bundles: int = 20,
-        check_every_n_steps: int = 100,
+        check_every_n_steps: Positive | None = 100,
         isolate_micro_batches: bool = False,
     ) -> None:
         self.guard = Guard(max_grad_norm, skip_above, sigmas)
@@ -93,7 +95,7 @@ class NanGuard(Callback):
         last = is_last_step(trainer)  # which nobody will look at two steps later
         for reading in self._reports.ready(self._step + LAG * last):
             self._judge(trainer, pl_module, reading)
-        if last or self._step % self.check_every_n_steps == 0:
+        if last or (self.check_every_n_steps and self._step % self.check_every_n_steps == 0):
             self._check_state(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:

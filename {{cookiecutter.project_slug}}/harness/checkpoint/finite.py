@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from harness.distributed import own_part
+
 
 def first_non_finite(states: Any) -> str:
     """Return where in a tree of dicts, lists and tensors the first inf or nan is, such as `exp_avg_sq/head.weight`;
-    empty if nowhere. Reads every tensor once and waits for the device once."""
-    named = [(path, tensor) for path, tensor in _tensors(states, "") if tensor.is_floating_point() and tensor.numel()]
+    empty if nowhere. Reads every tensor once and waits for the device once. Of a tensor that is split over ranks it
+    sees this rank's part."""
+    parts = [(path, own_part(tensor)) for path, tensor in _tensors(states, "") if tensor.is_floating_point()]
+    named = [(path, tensor) for path, tensor in parts if tensor.numel()]
     alike: dict[Any, list[Tensor]] = defaultdict(list)
     for _, tensor in named:
         alike[tensor.device, tensor.dtype].append(tensor.detach())

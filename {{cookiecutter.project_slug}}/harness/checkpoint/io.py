@@ -1,16 +1,21 @@
 """Between Lightning's checkpoint dict and a checkpoint: what goes into which file, and counters that need no repair."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import CheckpointIO
-from torch import nn
+from torch import Tensor, nn
 
-from harness.checkpoint import read
+from harness.checkpoint import read, shards
 from harness.checkpoint.average import keepers
 from harness.checkpoint.match import fitted
+from harness.checkpoint.moments import NAMES
+from harness.checkpoint.tree import join
 from harness.checkpoint.write import write
+from harness.distributed import is_split
 from harness.run.facts import RunFacts
 
 
@@ -56,9 +61,14 @@ class DurableIO(CheckpointIO):
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         checkpoint = read.open_checkpoint(Path(path))
-        trainer = read.load_trainer(checkpoint)
         prefix, model = stored_model(self.module)
-        weights = fitted(read.load_weights(checkpoint), model.state_dict(), source=checkpoint.path)
+        wanted = model.state_dict()
+        if any(is_split(tensor) for tensor in wanted.values()):
+            weights = own_weights(checkpoint, wanted)
+            trainer = own_trainer(checkpoint, dict(self.module.named_parameters()))
+        else:
+            trainer = read.load_trainer(checkpoint)
+            weights = fitted(read.load_weights(checkpoint), wanted, source=checkpoint.path)
         state = trainer["state_dict"] | {f"{prefix}{name}": tensor for name, tensor in weights.items()}
         return {**trainer, "state_dict": state, "source": checkpoint}
 
@@ -73,6 +83,37 @@ def stored_model(module: nn.Module) -> tuple[str, nn.Module]:
         if isinstance(model, nn.Module) and model in names:
             return names[model], model
     return "", module
+
+
+def own_weights(checkpoint: read.Checkpoint, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what this rank holds of the weights, split as `wanted` is, whatever number of ranks wrote them."""
+    files = checkpoint.holding(read.WEIGHTS)
+    stored = shards.described(files)
+    names = {id(tensor): name for name, tensor in stored.items()}
+    ties = {name: stored[kept] for name, kept in (checkpoint.manifest.get("aliases") or {}).items()}
+    places = {name: names[id(t)] for name, t in fitted(stored | ties, wanted, source=checkpoint.path).items()}
+    loaded = {place: torch.empty_like(wanted[name]) for name, place in places.items()}
+    shards.load(files, loaded)
+    return {name: loaded[place] for name, place in places.items()}
+
+
+def own_trainer(checkpoint: read.Checkpoint, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the trainer's state with what this rank holds of the moments, split as their parameters are."""
+    tree, files = read.load_tree(checkpoint), checkpoint.holding(read.TRAINER_TENSORS)
+    stored = shards.described(files)
+    split: dict[str, Tensor] = {}
+    for optimizer in tree.get("optimizer_states", ()):
+        for group in optimizer["param_groups"]:
+            for name, number in zip(group.get(NAMES, ()), group["params"], strict=False):
+                parameter = parameters.get(name)
+                for moment in optimizer["state"].get(number, {}).values():
+                    place = moment.get("__tensor__") if isinstance(moment, dict) else None
+                    if parameter is not None and place and stored[place].shape == parameter.shape:
+                        split[place] = torch.empty_like(parameter.detach(), dtype=stored[place].dtype)
+    tensors = {n: split[n] if n in split else torch.empty_like(t, device="cpu") for n, t in stored.items()}
+    shards.load(files, tensors)
+    whole: dict[str, Any] = join(tree, tensors)
+    return whole
 
 
 def run_facts(trainer: Trainer) -> RunFacts:

@@ -7,9 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from harness.errors import UserError
+from harness.wrappers import plain
 
-# torch.compile, DistributedDataParallel, activation checkpointing; each may stand anywhere in a name.
-WRAPPERS = ("_orig_mod.", "module.", "_checkpoint_wrapped_module.")
 # A Lightning module and transformers' own causal models both hold a model as `model`.
 HOLDERS: tuple[Callable[[str], str], ...] = (
     lambda name: name,
@@ -63,13 +62,6 @@ def misfit(
         examples = f"it has {next(iter(weights), 'none')}, the model has {next(iter(wanted), 'none')}"
         return UserError(f"No weight in {source} belongs to this model: {examples}.", cure="Is it another model=…?")
     return UserError(_table(rows, source), cure=cure)
-
-
-def plain(name: str) -> str:
-    """Return a parameter's name without what wrappers add."""
-    for wrapper in WRAPPERS:
-        name = name.removeprefix(wrapper).replace(f".{wrapper}", ".")
-    return name
 
 
 def _table(rows: list[str], source: Path) -> str:

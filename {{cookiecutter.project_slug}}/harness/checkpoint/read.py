@@ -8,6 +8,8 @@ A *checkpoint* is a folder `step-00000100/` that holds a model and everything ne
     rng-rank0.pt          the random generators, one file per rank
     MANIFEST.json         sizes and checksums of the above, step, sequence; written last
 
+Sharded, the first two are a file per rank, `model-rank0.safetensors` and so on; they are put together when read.
+
 Checkpoints are ordered by (step, sequence) from their manifests: a clock may jump, a copy has new file times.
 """
 
@@ -26,6 +28,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from harness.checkpoint import shards
+from harness.checkpoint.tree import join
 from harness.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -64,6 +68,12 @@ class Checkpoint:
     @property
     def bytes(self) -> int:
         return sum(int(file["bytes"]) for file in self.manifest["files"].values())
+
+    def holding(self, name: str) -> list[Path]:
+        """Return the files that hold the tensors of `name`: it alone, or those that ranks wrote in its place."""
+        if WEIGHTS.replace(".", "-rank0.") not in (files := self.manifest["files"]):
+            return [self.path / name]
+        return [self.path / file for file in files if re.fullmatch(name.replace(".", r"-rank\d+\."), file)]
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -130,8 +140,7 @@ def newest_valid(folder: Path, files: Collection[str] | None = None) -> Checkpoi
 
 def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return the weights on the CPU under transformers' names; tied names share one tensor."""
-    path = checkpoint.path / WEIGHTS
-    weights = _load_tensors(path)
+    path, weights = checkpoint.path / WEIGHTS, _load_tensors(checkpoint, WEIGHTS)
     with _named(path):
         aliases = checkpoint.manifest.get("aliases")
         if aliases is None:  # before the manifest had them, they were in the header
@@ -142,27 +151,21 @@ def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 def load_trainer(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the trainer's state with its tensors in their places, on the CPU; tied ones are one tensor."""
-    tree = _load_tree(checkpoint.path / TRAINER)
+    tree = load_tree(checkpoint)
     with _named(checkpoint.path / TRAINER):
-        merged: dict[str, Any] = join(tree, _load_tensors(checkpoint.path / TRAINER_TENSORS))
+        merged: dict[str, Any] = join(tree, _load_tensors(checkpoint, TRAINER_TENSORS))
     return merged
+
+
+def load_tree(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the trainer's state, with {"__tensor__": name} in the place of each tensor."""
+    return _load_tree(checkpoint.path / TRAINER)
 
 
 def load_rng(checkpoint: Checkpoint, rank: int) -> dict[str, Any] | None:
     """Return what `write` was given for this rank, or None where the checkpoint was made with fewer ranks."""
     name = f"rng-rank{rank}.pt"
     return _load_tree(checkpoint.path / name) if name in checkpoint.manifest["files"] else None
-
-
-def join(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """Undo `write.split`."""
-    if isinstance(tree, dict):
-        if tree.keys() == {"__tensor__"}:
-            return tensors[tree["__tensor__"]]
-        return {key: join(value, tensors) for key, value in tree.items()}
-    if type(tree) in (list, tuple):
-        return type(tree)(join(value, tensors) for value in tree)
-    return tree
 
 
 def checksum(path: Path) -> str:
@@ -179,12 +182,17 @@ def manifest_checksum(manifest: dict[str, Any]) -> str:
     return f"{zlib.crc32(json.dumps(manifest, sort_keys=True).encode()):08x}"
 
 
-def _load_tensors(path: Path) -> dict[str, Tensor]:
+def _load_tensors(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
     """Like safetensors' load_file, but each tensor owns its memory: a mapped file may be deleted by retention."""
+    path, files = checkpoint.path / name, checkpoint.holding(name)
+    for file in files:
+        with _named(file):
+            _size(file)
     with _named(path):
-        _size(path)
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (it has no iterator)
+        if files != [path]:
+            return shards.whole(files)
+        with safe_open(path, "pt") as opened:
+            return {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (it has no iterator)
 
 
 def _load_tree(path: Path) -> dict[str, Any]:

@@ -1,10 +1,13 @@
-"""Every random generator of this process, as a tree that a checkpoint can hold: python, numpy, torch on each device."""
+"""The random generators of this process: all of them, as a tree that a checkpoint can hold, or those of one step."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy
 import torch
+from torch import Tensor
 
 
 def capture() -> dict[str, Any]:
@@ -32,3 +35,19 @@ def restore(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])
+
+
+def of_step(device: torch.device) -> dict[str, Tensor]:
+    """Return the states of the generators that a training step draws from. Takes microseconds and waits for nothing."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+@contextmanager
+def drawn_from(states: dict[str, Tensor], device: torch.device) -> Iterator[None]:
+    """Draw from these states inside, and go on outside as if nothing had been drawn."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.set_rng_state(states["cpu"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"], device)
+        yield

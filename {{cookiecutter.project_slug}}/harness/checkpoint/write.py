@@ -5,6 +5,7 @@ holds.
 """
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -12,16 +13,17 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from harness.checkpoint import shards
 from harness.checkpoint.read import (
     MANIFEST,
     SCHEMA,
@@ -34,6 +36,10 @@ from harness.checkpoint.read import (
     manifest_checksum,
     open_checkpoint,
 )
+from harness.checkpoint.tree import split, untie
+from harness.distributed import is_split, together
+
+T = TypeVar("T")
 
 TEMPORARY = ".tmp-"
 TRASH = ".trash-"
@@ -54,49 +60,32 @@ def write(
     `trainer` is any tree of dicts, lists, numbers, strings and tensors; `rng` has one entry per rank; `about` (JSON)
     goes into the manifest, `extra` (name: content) are more files, such as config.json. Raises OSError when the disk
     refuses, and then leaves nothing behind.
+
+    Where the weights are split over ranks, all ranks call it, in one folder: each writes and fsyncs what it has, and
+    when all of that is on the disk rank 0 writes the manifest and renames. An OSError of one is raised on all.
     """
-    target = folder / f"step-{step:08d}"
-    sequence = 1 + max((checkpoint.sequence for checkpoint in checkpoints(folder)), default=0)
-    temporary = folder / f"{TEMPORARY}{target.name}-{sequence}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    sharded = any(is_split(tensor) for tensor in weights.values())
+    leads = not sharded or torch.distributed.get_rank() == 0
+    on_all = together if sharded else _alone
+    sequence, temporary = on_all(lambda: _begin(folder, step) if leads else None)[0]  # type: ignore[misc]
     try:
-        kept, aliases = _untie(weights)
-        files = _flushed(_written(temporary, kept, trainer, rng, extra or {}))
+        kept, aliases = untie(weights)
+        tensors: dict[str, Tensor] = {}
+        tree = split(trainer, tensors, "trainer" if sharded else "")  # shards have one name space for both
+        groups = {TRAINER_TENSORS: tensors, WEIGHTS: kept}
+        small = _small(temporary, tree, rng, extra or {}) if leads else ()
+        written = itertools.chain((_sharded if sharded else _whole)(temporary, groups), small)
+        flushed = on_all(lambda: _flushed(written))
         fault("after_fsync")
         manifest = {**(about or {}), "schema": SCHEMA, "step": step, "sequence": sequence, "time": time.time()}
         # Not in the header of the weights: safetensors writes two keys in any order, and equal files are to be equal.
-        _write_manifest(temporary, {**manifest, "files": files, "aliases": aliases})
-        fault("before_rename")
-        _put_in_place(temporary, target)
+        manifest |= {"files": {name: file for files in flushed for name, file in files.items()}, "aliases": aliases}
+        target = folder / f"step-{step:08d}"
+        return on_all(lambda: _publish(temporary, target, manifest) if leads else None)[0]  # type: ignore[return-value]
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if leads:
+            shutil.rmtree(temporary, ignore_errors=True)
         raise
-    fault("after_rename")
-    return open_checkpoint(target)
-
-
-def split(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
-    """Move the tensors of a tree into `tensors`, and leave `{"__tensor__": name}` where each was; tied ones go once.
-
-    Tensors go through safetensors, which writes them as they lie in memory; torch.save copies them into a zip.
-    """
-    return _split(tree, tensors, {}, path)
-
-
-def _split(tree: Any, tensors: dict[str, Tensor], seen: dict[tuple[Any, ...], str], path: str) -> Any:
-    if isinstance(tree, Tensor):
-        name = path
-        while name in tensors:  # the keys 1 and "1" of one dict
-            name += "'"
-        kept = seen.setdefault(_place(tree), name) if tree.numel() else name
-        tensors.setdefault(kept, tree)
-        return {"__tensor__": kept}
-    if isinstance(tree, Mapping):
-        return {key: _split(value, tensors, seen, f"{path}/{key}".lstrip("/")) for key, value in tree.items()}
-    if type(tree) in (list, tuple):
-        return type(tree)(_split(value, tensors, seen, f"{path}/{i}") for i, value in enumerate(tree))
-    return tree
 
 
 def fault(point: str) -> None:
@@ -117,18 +106,34 @@ def sync_folder(folder: Path) -> None:
         fsync(folder, os.O_RDONLY)
 
 
-def _written(
-    folder: Path,
-    weights: Mapping[str, Tensor],
-    trainer: Mapping[str, Any],
-    rng: Sequence[Mapping[str, Any]],
-    extra: Mapping[str, str | bytes],
+def _alone(part: Callable[[], T]) -> list[T]:
+    return [part()]
+
+
+def _begin(folder: Path, step: int) -> tuple[int, Path]:
+    """Return the number of the next checkpoint and a new folder to write it in."""
+    sequence = 1 + max((checkpoint.sequence for checkpoint in checkpoints(folder)), default=0)
+    temporary = folder / f"{TEMPORARY}step-{step:08d}-{sequence}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return sequence, temporary
+
+
+# Each of these yields a file when it is written but not yet on the disk.
+
+
+def _whole(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Path]:
+    for name, tensors in groups.items():
+        yield _save_tensors(tensors, folder / name)
+
+
+def _sharded(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Path]:
+    yield from shards.write(folder, {Path(name).stem: tensors for name, tensors in groups.items()})
+
+
+def _small(
+    folder: Path, tree: Mapping[str, Any], rng: Sequence[Mapping[str, Any]], extra: Mapping[str, str | bytes]
 ) -> Iterator[Path]:
-    """Write the files one after the other, and yield each when it is written but not yet on the disk."""
-    tensors: dict[str, Tensor] = {}
-    tree = split(trainer, tensors)
-    yield _save_tensors(tensors, folder / TRAINER_TENSORS)
-    yield _save_tensors(weights, folder / WEIGHTS)
     yield _save_tree(tree, folder / TRAINER)
     for rank, state in enumerate(rng):
         yield _save_tree(state, folder / f"rng-rank{rank}.pt")
@@ -136,24 +141,6 @@ def _written(
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
         yield folder / name
     fault("after_write")
-
-
-def _untie(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors stored once each, and {name left out: name that holds its tensor}."""
-    kept: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    seen: dict[tuple[Any, ...], str] = {}
-    for name, tensor in weights.items():
-        if tensor.numel() and (first := seen.setdefault(_place(tensor), name)) != name:
-            aliases[name] = first
-        else:
-            kept[name] = tensor
-    return kept, aliases
-
-
-def _place(tensor: Tensor) -> tuple[Any, ...]:
-    """Two tensors with the same place are one: a weight that is tied, or a state that holds the same thing twice."""
-    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> Path:
@@ -224,6 +211,14 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     path.write_text(text, encoding="utf-8")
     fsync(path)
     sync_folder(folder)
+
+
+def _publish(temporary: Path, target: Path, manifest: dict[str, Any]) -> Checkpoint:
+    _write_manifest(temporary, manifest)
+    fault("before_rename")
+    _put_in_place(temporary, target)
+    fault("after_rename")
+    return open_checkpoint(target)
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:

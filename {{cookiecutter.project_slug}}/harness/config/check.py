@@ -5,6 +5,7 @@ a callback or an optimizer of one's own is checked like ours. Nothing heavy is i
 """
 
 import functools
+import importlib.util
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ from harness.errors import UserError
 
 HYDRAS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 OURS = ("harness.", "lm.")
+LIBRARIES = {"MLFlowLogger": "mlflow", "CometLogger": "comet_ml"}  # Lightning's loggers that no extra of ours brings
 CLOSE = 0.85  # where a target takes anything, only what is this near to one of its own names is a typo
 
 
@@ -128,6 +130,10 @@ class Checker:
         except NoSuchTarget as error:
             yield f"{key}._target_={target} does not exist: there is no {error.missing}.{nearest(target, error.names)}"
             return
+        library = LIBRARIES.get(target.rpartition(".")[2])
+        if library and target.startswith("lightning.") and importlib.util.find_spec(library) is None:
+            package = library.replace("_", "-")
+            yield f"{key}._target_={target} needs a library that is not here. Type: pip install {package}"
         if schema.is_section(section) and section.kept is not None:
             fields = set(section.kept)
         yield from self._arguments(key, node, found, fields)
@@ -143,7 +149,7 @@ class Checker:
                 yield f"There is no key {key}.{name} here: {target} calls it {other}. Type {key}.{other}={show(value)}."
             elif not found.open or nearest(str(name), list(found.arguments), cutoff=CLOSE):
                 takes = [other for other in found.arguments if other in node or other not in found.required]
-                near = [f"{key}.{argument}" for argument in (*takes, *fields)]
+                near = [f"{key}.{argument}" for argument in (*takes, *fields) if argument != name]
                 yield self._no_key(f"{key}.{name}", near, why=f" {target} takes no {name}.")
         if key.startswith("callbacks.") and "_args_" not in node:
             for name in found.required:

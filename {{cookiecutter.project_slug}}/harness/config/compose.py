@@ -12,6 +12,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -43,9 +44,15 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
                 raise UserError(_stumbled(words, error)) from error
 
 
-def compose_all(jobs: Sequence[Sequence[str]]) -> list[DictConfig]:
-    """As `compose` for each. Reading the files takes the time, so jobs that differ only in values share that."""
-    read: dict[tuple[str, ...], DictConfig] = {}
+Read = dict[tuple[str, ...], DictConfig]
+
+
+def compose_all(jobs: Sequence[Sequence[str]], read: Read | None = None) -> list[DictConfig]:
+    """As `compose` for each. Reading the files takes the time, so jobs that differ only in values share that.
+
+    read: what earlier calls have read.
+    """
+    read = {} if read is None else read
     configs = []
     for job in jobs:
         words = list(normalize_overrides(job))
@@ -54,7 +61,7 @@ def compose_all(jobs: Sequence[Sequence[str]]) -> list[DictConfig]:
             read[files] = compose(files)
         cfg = copy.deepcopy(read[files])
         try:
-            values = OverridesParser.create().parse_overrides([word for word in words if _is_value(word)])
+            values = [_parsed(word) for word in words if _is_value(word)]
             ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         except (HydraException, OmegaConfBaseException):
             cfg = compose(job)  # says what is wrong
@@ -88,6 +95,17 @@ def normalize_overrides(overrides: Sequence[str]) -> Iterator[str]:
             yield f"++{word}" if key.partition(".")[0] in _sections() and "." in key else word
 
 
+def parsed(overrides: Sequence[str]) -> list[Override]:
+    """Return overrides as Hydra reads them. Raises UserError."""
+    with hydra_errors_as_user_errors():
+        return [_parsed(word) for word in overrides]
+
+
+@functools.cache  # the jobs of a sweep have most words in common
+def _parsed(word: str) -> Override:
+    return OverridesParser.create().parse_overrides([word])[0]
+
+
 def quoted(value: str) -> str:
     """Return a text as Hydra's grammar reads it back, whatever is in it."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
@@ -96,7 +114,7 @@ def quoted(value: str) -> str:
 def _quoted(override: str) -> str:
     """Quote a value that Hydra's grammar refuses (an accent, a bracket), unless it looks like a list or like quotes."""
     try:
-        OverridesParser.create().parse_override(override)
+        _parsed(override)
     except HydraException:
         key, equals, value = override.partition("=")
         if equals and re.fullmatch(r"[^,\[\]{}\"$]+", value):

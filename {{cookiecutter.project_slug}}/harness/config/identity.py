@@ -1,8 +1,9 @@
 """What makes two configs the same experiment: the part of them that names a run."""
 
+import functools
 import hashlib
 import json
-import re
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -26,6 +27,10 @@ TRAINER_IDENTITY = (
     "precision", "devices", "num_nodes", "strategy", "accumulate_grad_batches", "limit_train_batches",
     "overfit_batches",
 )  # fmt: skip
+# A step of `data.global_batch` is the same however it is spread: these leave the experiment where that is set.
+SPREAD = (
+    "data.batch_size", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accumulate_grad_batches",
+)  # fmt: skip
 # Part of the experiment, and yet what our own advice says to change on a run: after running out of memory, or after NaN
 # in half precision. Such a run goes on, and what was changed is said and written down. The hash in a default name
 # changes with them, so that the run has to be named: run.name=….
@@ -45,7 +50,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(container, dict)
     # Left out before resolving, so that a kept key which interpolates one left out does not carry it in.
-    kept = _without(container)
+    data = container.get("data")
+    kept = _without(container, SPREAD if isinstance(data, dict) and data.get("global_batch") else ())
     text = repr(kept)
     if text not in _identities or "oc.env" in text:  # of which the value may have changed
         # A renewed password does not make another experiment, and a saved config has only its mask.
@@ -60,12 +66,13 @@ def digest(cfg: DictConfig) -> str:
 
 
 def default_name(cfg: DictConfig) -> str:
-    """Return `<model>-<data>-<hash>`, for example `14m-stdlib-1f0c9a3e`, and what keeps jobs of a multirun apart."""
-    name = f"{cfg.model.name}-{cfg.data.name}-{digest(cfg)[:8]}"
-    for key in cfg.sweep.get("apart") or ():
-        value = re.sub(r"[^A-Za-z0-9.]+", "_", str(OmegaConf.select(cfg, key)))
-        name += f"-{key.rpartition('.')[2]}={value}"
-    return name
+    """Return `<model>-<data>-<hash>`, for example `14m-stdlib-1f0c9a3e`."""
+    return name_of(cfg, digest(cfg))
+
+
+def name_of(cfg: DictConfig, mark: str) -> str:
+    """As `default_name`, for an experiment whose digest is known."""
+    return f"{cfg.model.name}-{cfg.data.name}-{mark[:8]}"
 
 
 def difference(old: DictConfig, new: DictConfig) -> list[str]:
@@ -96,7 +103,8 @@ def _set(node: Any) -> dict[str, Any]:
 
 
 def resolved(cfg: DictConfig) -> Any:
-    """Return the config as plain values; an interpolation that cannot be resolved here and now stays as it is."""
+    """Return the config, or a part of it, as plain values; an interpolation that cannot be resolved here and now stays
+    as it is."""
     try:
         return OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException:
@@ -126,16 +134,17 @@ def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     ]
 
 
-def _without(node: Any, prefix: str = "") -> Any:
+def _without(node: Any, more: Sequence[str], prefix: str = "") -> Any:
     if not isinstance(node, dict):
         return node
     return {
-        key: None if _left_out(f"{prefix}{key}") else _without(value, f"{prefix}{key}.")
+        key: None if (name := f"{prefix}{key}") in more or _left_out(name) else _without(value, more, f"{name}.")
         for key, value in node.items()
         if prefix or key != "hydra"
     }
 
 
+@functools.cache  # the jobs of a sweep have the same keys
 def _left_out(key: str) -> bool:
     group, _, name = key.partition(".")
     if group == "trainer" and name:

@@ -58,6 +58,9 @@ def _intervals(cfg: "DictConfig") -> Iterator[str]:
 
 
 def _devices(cfg: "DictConfig") -> Iterator[str]:
+    strategy = cfg.trainer.get("strategy")
+    if str(strategy).startswith(("fsdp", "deepspeed")):
+        yield f"trainer.strategy={strategy} has checkpoints of its own kind, which are not kept here: use trainer=fsdp."
     cores = max(8, os.cpu_count() or 1)  # each device of a CPU is a process
     devices = cfg.trainer.devices
     if cfg.trainer.accelerator in ("cpu", "auto") and str(devices).isdecimal() and int(devices) > cores:

@@ -92,10 +92,15 @@ class Run(Section):
 
 class Sweep(Section):
     name: FolderName | None = key("the folder of a multirun; by default from the keys that are swept, and a hash")
-    apart: list[str] = key("keys outside the experiment by which the jobs of a multirun differ; filled by it")
+    over: dict[str, Text | Number | Flag] = key("the keys that a multirun sweeps, with their values as typed")
+    n_trials: Positive | None = extra("how many jobs a search has in all")
+    seed: Count | None = extra("what a search chooses by; the same one chooses the same")
+    sampler: dict[str, Any] | None = extra("a sampler of Optuna, by _target_")
+    pruner: dict[str, Any] | None = extra("a pruner of Optuna, by _target_; null: no trial is ended early")
 
 
 class Launcher(Section):
+    name: Literal["local"] = key("what starts the jobs of a multirun: the module of that name in harness/launch/")
     jobs: Positive = key("how many jobs of a multirun run at a time")
 
 

@@ -11,10 +11,11 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.config.schema import Flag, Number, Text, Whole
+from harness.config.schema import Above0, Count, Flag, Number, Positive, Share, Text, Whole
 from harness.config.sources import DEEPEST, Definition, NoSuchTarget, definition, find
 
 PLAIN: dict[str, Any] = {"int": Whole, "float": Number, "bool": Flag, "str": Text, "Path": Text, "None": None}
+PLAIN |= {"Above0": Above0, "Count": Count, "Positive": Positive, "Share": Share}  # with which our own targets say more
 LISTS = {"list", "List", "Sequence", "Iterable"}
 MAPPINGS = {"dict", "Dict", "Mapping"}
 

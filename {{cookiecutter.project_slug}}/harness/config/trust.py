@@ -39,7 +39,7 @@ ALLOWED = re.compile(
 # Where this project keeps what a config may name. Not here: what writes files, starts processes or reads a run.
 OWN_PLACES = (
     "lm.data.*", "lm.models.*", "lm.optim.*", "lm.callbacks.*", "lm.inference.samples.*", "lm.module.*",
-    "harness.callbacks.*", "harness.optim.*", "harness.data.*",
+    "harness.callbacks.*", "harness.optim.*", "harness.data.*", "harness.sharding.ShardedStrategy",
 )  # fmt: skip
 OWN_FUNCTIONS = ("lm.optim.*", "harness.optim.*")  # elsewhere a function may do anything; a class is built
 HARMLESS_VARIABLES = (
@@ -55,13 +55,13 @@ RESOLVERS = ("oc.env", "oc.select", "oc.decode", "oc.dict.keys", "oc.dict.values
 
 
 def refuse_untrusted(cfg: DictConfig, parts: Iterable[str], *, trusted: Iterable[str] = (), where: str = "") -> None:
-    """Raise UserError when building `parts` (keys at the top of `cfg`) would run what is not on the list.
+    """Raise UserError when building `parts` (keys of `cfg`) would run what is not on the list.
 
     `trusted` are names that the user has typed: a target, or a beginning of targets (`my_module`), or a key.
     """
     raw = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(raw, dict)
-    doubts = [doubt for part in parts for doubt in _doubts(raw.get(part), part)]
+    doubts = [doubt for part in parts for doubt in _doubts(_at(raw, part), part)]
     left = [(key, what, name) for key, what, name in doubts if not _is_trusted(key, name, trusted)]
     if left:
         names = " ".join(dict.fromkeys(f"--trust {name}" for _, _, name in left))
@@ -71,6 +71,12 @@ def refuse_untrusted(cfg: DictConfig, parts: Iterable[str], *, trusted: Iterable
             + "\n",
             cure=f"If you have read that and trust it, add {names}",
         )
+
+
+def _at(node: Any, key: str) -> Any:
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
 
 
 def _is_trusted(key: str, name: str, trusted: Iterable[str]) -> bool:
@@ -122,16 +128,26 @@ def _is_own(target: str) -> bool:
     module, _, name = target.rpartition(".")
     if not any(fnmatch(target, place) for place in OWN_PLACES):
         return False
-    file = PROJECT.joinpath(*module.split(".")).with_suffix(".py")
-    classes, functions = _defined_in(file) if file.is_file() else (frozenset(), frozenset())
+    classes, functions, imported = _defined_in(module)
+    if name in imported:  # lm.data.sources names what harness.data.sources defines
+        return _is_own(imported[name])
     return name in classes or (name in functions and any(fnmatch(target, place) for place in OWN_FUNCTIONS))
 
 
 @functools.cache
-def _defined_in(file: Path) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the classes and functions at the top of a module: not what it imports, `os` say."""
-    body = ast.parse(file.read_text(encoding="utf-8")).body
+def _defined_in(module: str) -> tuple[frozenset[str], frozenset[str], dict[str, str]]:
+    """Return the classes and functions at the top of a module, and where it has those from that it imports from this
+    project: a harmless class stays one under another name, and what `os` has is never looked at."""
+    file = PROJECT.joinpath(*module.split(".")).with_suffix(".py")
+    body = ast.parse(file.read_text(encoding="utf-8")).body if file.is_file() else []
+    imports = [node for node in body if isinstance(node, ast.ImportFrom) and node.level == 0]
     return (
         frozenset(node.name for node in body if isinstance(node, ast.ClassDef)),
         frozenset(node.name for node in body if isinstance(node, ast.FunctionDef)),
+        {
+            alias.asname or alias.name: f"{node.module}.{alias.name}"
+            for node in imports
+            for alias in node.names
+            if str(node.module).startswith(("lm.", "harness."))
+        },
     )

@@ -1,29 +1,32 @@
 """The data of a run as Lightning asks for them, in an order that depends on nothing but the seed and the cursor."""
 
 from collections.abc import Sized
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lightning.pytorch import LightningDataModule
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from harness.data.order import TrainingOrder, batches_per_epoch
+from harness.data.order import Order, TrainingOrder, batches_per_epoch
 
 
 class ExactData(LightningDataModule):
     """Inherit, and set `train_set` and `val_set` (None for no validation): map-style datasets whose item depends on its
     index alone. `connect` is the place for what is known only later; `collate` makes a batch of rows.
 
-    batch_size: rows of a micro-batch on one device. seed: of the order. num_workers: loader processes; any number
-    gives the same order. The whole state is the cursor: windows trained by all ranks since the beginning.
+    batch_size: rows of a micro-batch on one device; for auto 1, until `settle_batch_size` has found it. seed: of the
+    order. num_workers: loader processes; any number gives the same order. The whole state is the cursor: windows
+    trained by all ranks since the beginning.
     """
 
     train_set: Dataset[Any]
     val_set: Dataset[Any] | None = None
+    order: Order | None = None  # where it is not a shuffle of the whole train_set
+    val_parts: dict[str, int] | None = None  # names and sizes of the sets that follow one another in val_set
 
-    def __init__(self, *, batch_size: int, seed: int = 0, num_workers: int = 0) -> None:
+    def __init__(self, *, batch_size: int | Literal["auto"], seed: int = 0, num_workers: int = 0) -> None:
         super().__init__()
-        self.batch_size = batch_size
+        self.batch_size = 1 if batch_size == "auto" else batch_size
         self.seed = seed
         self.num_workers = num_workers
         self._restored = {"windows": 0, "batches": 0}
@@ -58,14 +61,20 @@ class ExactData(LightningDataModule):
 
     def realign(self, checkpoint: dict[str, Any]) -> None:
         """Let Lightning's counters of a checkpoint agree with its cursor where another batch size, accumulation or
-        number of devices goes on: they count batches, the cursor counts windows."""
+        number of devices goes on: they count batches, the cursor counts windows. They become what they would be had the
+        whole run been as it is now, so that validation comes at the same optimizer steps."""
         size, accumulate = self._trained_windows(), self.trainer.accumulate_grad_batches  # type: ignore[union-attr]
         global_batch = self.batch_size * self._world
         batches = batches_per_epoch(size, global_batch, accumulate, self.trainer.limit_train_batches)  # type: ignore[union-attr]
-        done = int(checkpoint[type(self).__qualname__]["windows"]) // global_batch % batches
-        current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-        if current["processed"] != done:
-            current.update(ready=done, started=done, processed=done, completed=done - 1)
+        state, progress = (
+            checkpoint[type(self).__qualname__],
+            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"],
+        )
+        done = int(state["windows"]) // global_batch
+        for counters, count in ((progress["total"], done), (progress["current"], done % batches)):
+            if counters["processed"] != count:
+                counters.update(ready=count, started=count, processed=count, completed=count - 1)
+        state["batches"] = progress["total"]["processed"]
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         # In this process and not in collate: one message for all workers, and an error without a worker's traceback.
@@ -86,16 +95,28 @@ class ExactData(LightningDataModule):
             world=self._world,
             accumulate=trainer.accumulate_grad_batches if trainer else 1,
             limit=limit,
+            order=None if self.overfitting else self.order,
         )
         return self._loader(self.train_set, order)
 
     def val_dataloader(self) -> DataLoader[Any] | None:
         if self.val_set is None:
             return None
-        rank = self.trainer.global_rank if self.trainer else 0
-        mine = range(rank, len(cast(Sized, self.val_set)), self._world)
-        batches = [list(mine[start : start + self.batch_size]) for start in range(0, len(mine), self.batch_size)]
-        return self._loader(self.val_set, batches)
+        rank, start, batches = self.trainer.global_rank if self.trainer else 0, 0, []
+        for number, size in enumerate((self.val_parts or {"": len(cast(Sized, self.val_set))}).values()):
+            mine = range(start + rank, start + size, self._world)
+            batches += [(number, list(mine[i : i + self.batch_size])) for i in range(0, len(mine), self.batch_size)]
+            start += size
+        self._part_of_batch = [number for number, _ in batches]
+        return self._loader(self.val_set, [batch for _, batch in batches])
+
+    def val_part(self, batch_index: int) -> int:
+        """Return which of `val_parts` a validation batch of this rank is of."""
+        return self._part_of_batch[batch_index]
+
+    @property
+    def overfitting(self) -> bool:
+        return bool(getattr(self.trainer, "overfit_batches", 0))
 
     @property
     def _world(self) -> int:

@@ -6,10 +6,10 @@ import functools
 import glob
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from harness.errors import UserError
 
@@ -21,14 +21,26 @@ CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\v\b\x1a\x1b"))
 # shuffled. Where there are none, it is cut at a line end, and where there are none either, anywhere.
 BLOCK_CHARACTERS = 4096
 LINES, ANYWHERE = 8 * BLOCK_CHARACTERS, 64 * BLOCK_CHARACTERS
+# bytes: a row of a table is in memory as a whole, as text and as tokens, and one this long is a mistake in the file
+LONGEST_ROW = 8 << 20
 
 
 class Files:
-    """Files below one root, which gives them their names."""
+    """Files below one root, which gives them their names. With `on_bad` skip, what cannot be used is left out, and
+    `on_skip(where, why)` is told; else it is an error."""
+
+    on_bad: str | None = None
 
     def __init__(self, root: Path, files: list[Path]) -> None:
         self.root = root
         self.files = files
+        self.on_skip: Callable[[str, str], None] = lambda where, why: None
+
+    def bad(self, where: str, why: str, error: UserError) -> None:
+        """Raise `error`, or leave out what is at `where`."""
+        if self.on_bad != "skip":
+            raise error
+        self.on_skip(where, why)
 
     @property
     def size(self) -> int:
@@ -75,10 +87,17 @@ def is_text(file: Path) -> bool:
 def reading(file: Path) -> Iterator[TextIO]:
     """Open a file of UTF-8 text; an error while it is read is a UserError that says where."""
     try:
-        with file.open(encoding="utf-8-sig") as stream:
+        with readable(file), file.open(encoding="utf-8-sig") as stream:
             yield stream
     except UnicodeDecodeError as error:
         raise not_utf8(file) from error
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Turn the error of a file that one may not read into a UserError."""
+    try:
+        yield
     except PermissionError as error:
         raise UserError(f"{file} cannot be read: no permission.", cure="Leave it out of data.path.") from error
 
@@ -104,25 +123,40 @@ def blocks(stream: TextIO) -> Iterator[str]:
 def json_rows(file: Path) -> Iterator[tuple[int, Any]]:
     """Yield what each line of a file says, with the line's number. A line that is not JSON is yielded as a ValueError:
     whoever reads them decides whether that is the end."""
-    with reading(file) as lines:
-        for number, line in enumerate(lines, start=1):
+    with readable(file), file.open("rb") as stream:
+        for number, line in enumerate(iter(functools.partial(stream.readline, LONGEST_ROW), b""), start=1):
             if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except ValueError as error:
-                    yield number, error
-                except RecursionError:
-                    yield number, ValueError("it is nested too deeply")
+                yield number, _json(line, stream)
+
+
+def _json(line: bytes, stream: BinaryIO) -> Any:
+    if len(line) == LONGEST_ROW and not line.endswith(b"\n"):
+        while (rest := stream.readline(LONGEST_ROW)) and not rest.endswith(b"\n"):
+            pass
+        return ValueError(f"it is longer than {LONGEST_ROW:,} bytes")
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return ValueError(f"it is not UTF-8 text: {error.reason} at byte {error.start} of the line")
+    except ValueError as error:
+        return error
+    except RecursionError:
+        return ValueError("it is nested too deeply")
 
 
 def csv_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows of a CSV file (TSV by its name) as its first line names them, with the number of their last
     line."""
-    csv.field_size_limit(2**31 - 1)  # its own limit is 128 kB, less than some texts
+    csv.field_size_limit(LONGEST_ROW)  # its own limit is 128 kB, less than some texts
     with reading(file) as lines:
         table = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-        for row in table:
-            yield table.line_num, row
+        try:
+            for row in table:
+                yield table.line_num, row
+        except csv.Error as error:
+            raise UserError(
+                f"{file}:{table.line_num} cannot be read as CSV: {error}.", cure="Mend that line."
+            ) from error
 
 
 def not_utf8(file: Path) -> UserError:

@@ -54,10 +54,27 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
+Order = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]  # from positions to windows
+
+
+def shuffled(size: int, seed: int) -> Order:
+    """Return the order of all windows, epoch by epoch: position p is `Shuffle(size, seed, p // size)(p % size)`."""
+
+    def windows(positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        epochs, places = positions // size, positions % size
+        found = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            found[here] = Shuffle(size, seed, int(epoch))(places[here])
+        return found
+
+    return windows
+
+
 class TrainingOrder(Sampler[list[int]]):
     """A batch sampler over one endless stream of positions: epoch after epoch of shuffled windows, none left out.
 
-    Position p is window `Shuffle(size, seed, p // size)(p % size)`, whoever trains it: rank r of w takes the positions
+    `order` says which window a position has (by default `shuffled`), whoever trains it: rank r of w takes the positions
     r, r + w, … of each global batch. So another number of ranks or another batch size goes on with the same windows in
     the same order. What Lightning calls an epoch is as many whole accumulation windows as fit into `size`; one
     iteration is the rest of that. It has no `set_epoch`, so Lightning leaves it alone.
@@ -74,7 +91,9 @@ class TrainingOrder(Sampler[list[int]]):
         world: int = 1,
         accumulate: int = 1,
         limit: int | None = None,
+        order: Order | None = None,
     ) -> None:
+        self.order = order or shuffled(size, seed)
         self.size = size
         self.batch_size = batch_size
         self.seed = seed
@@ -96,13 +115,7 @@ class TrainingOrder(Sampler[list[int]]):
     def windows(self, start: int) -> list[int]:
         """Return this rank's windows of the global batch that begins at position `start` of the stream."""
         end = start + self.batch_size * self.world
-        positions = np.arange(start + self.rank, end, self.world)
-        epochs, places = positions // self.size, positions % self.size
-        windows = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            windows[here] = Shuffle(self.size, self.seed, int(epoch))(places[here])
-        return list(map(int, windows))
+        return list(map(int, self.order(np.arange(start + self.rank, end, self.world))))
 
 
 def batches_per_epoch(size: int, global_batch: int, accumulate: int = 1, limit: float | None = None) -> int:

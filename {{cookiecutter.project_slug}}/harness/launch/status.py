@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from harness.config.jobs import Job
+from harness.config.jobs import Job, Multirun
 from harness.files import make_folder, recovered, write_whole
 
 FOLDER = "status"
 
 # A job whose process was killed is still called running; its run's lock says who trains it.
-State = Literal["waiting", "running", "finished", "stopped", "failed"]
+State = Literal["waiting", "running", "finished", "pruned", "stopped", "failed"]
 
 
 @dataclass
@@ -32,13 +32,17 @@ class Status:
     @classmethod
     def of(cls, folder: Path, job: Job) -> "Status":
         """Return what is known of a job of the sweep in `folder`, as of what it is asked for now."""
-        known = recovered(_path(folder, job.name), parse)
-        status = known or cls(job.name, job.swept, job.asked)
+        status = cls.known(folder, job.name) or cls(job.name, job.swept, job.asked)
         run_is_there = (folder / job.name).is_dir()
         if status.state == "finished" and not (status.asked == job.asked and run_is_there):
             status.state = "waiting"
         status.overrides, status.asked = job.swept, job.asked
         return status
+
+    @classmethod
+    def known(cls, folder: Path, name: str) -> "Status | None":
+        """Return what is known of the job of that name."""
+        return recovered(_path(folder, name), parse)
 
     @classmethod
     def others(cls, folder: Path, jobs: set[str]) -> "list[Status]":
@@ -49,6 +53,11 @@ class Status:
     def write(self, folder: Path) -> None:
         make_folder(folder / FOLDER)
         write_whole(_path(folder, self.name), json.dumps(asdict(self), indent=2) + "\n")
+
+
+def finished(sweep: Multirun) -> set[str]:
+    """Return the names of the jobs that have done what is asked of them."""
+    return {job.name for job in sweep.jobs if Status.of(sweep.folder, job).state == "finished"}
 
 
 def parse(text: str) -> Status:

@@ -14,8 +14,17 @@ from rich.table import Table
 from harness.errors import UserError
 from harness.files import write_whole
 from harness.launch.status import Status
+from harness.report.sweep import rows_in, rows_of
+from harness.report.terminal import show_effects
 
-COLOURS = {"finished": "green", "failed": "bold red", "stopped": "yellow", "running": "yellow", "waiting": "dim"}
+COLOURS = {
+    "finished": "green",
+    "pruned": "cyan",
+    "failed": "bold red",
+    "stopped": "yellow",
+    "running": "yellow",
+    "waiting": "dim",
+}
 
 
 def write(folder: Path, jobs: list[Status]) -> None:
@@ -32,7 +41,7 @@ def write(folder: Path, jobs: list[Status]) -> None:
 
 
 def show(jobs: list[Status]) -> None:
-    """Print a row for each job."""
+    """Print a row for each job, and what each key does."""
     keys = list(dict.fromkeys(key for job in jobs for key in job.overrides))
     table = Table(*keys, "state", "validation loss", "time", "", box=None, pad_edge=False, header_style="dim")
     for job in jobs:
@@ -41,7 +50,9 @@ def show(jobs: list[Status]) -> None:
         time = f"{job.seconds:,.0f} s" if job.seconds else ""
         where = f"{job.reason} Log: {job.log}" if job.state == "failed" else job.reason
         table.add_row(*values, f"[{COLOURS[job.state]}]{job.state}[/]", loss, time, escape(where.strip()))
-    Console(file=sys.stdout, highlight=False).print(table)
+    console = Console(file=sys.stdout, highlight=False)
+    console.print(table)
+    show_effects(rows_of([asdict(job) for job in jobs]), console)
 
 
 def page(folder: Path) -> Path | None:
@@ -54,5 +65,5 @@ def page(folder: Path) -> Path | None:
         records = [read(run) for run in runs_in(folder)]
     except UserError:
         return None
-    write_page(folder / "report.html", html(records))
+    write_page(folder / "report.html", html(records, rows_in(folder)))
     return folder / "report.html"

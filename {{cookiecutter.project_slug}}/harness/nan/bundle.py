@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from harness.batch import Batch, BatchFormat
+from harness.distributed import norm_of_all
 from harness.errors import UserError
 from harness.files import Unreadable, parsed
 
@@ -113,7 +114,7 @@ def weight_norms(model: nn.Module) -> dict[str, float]:
     norms = {}
     for name, module in model.named_modules():
         if own := list(module.parameters(recurse=False)):
-            norms[name] = torch.nn.utils.get_total_norm([parameter.detach() for parameter in own]).item()
+            norms[name] = norm_of_all([parameter.detach() for parameter in own]).item()
     return norms
 
 

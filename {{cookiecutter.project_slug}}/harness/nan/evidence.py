@@ -2,8 +2,6 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.batch import Batch
+from harness.checkpoint.rng import drawn_from, of_step
 from harness.nan.bundle import weight_norms
 from harness.nan.finder import describe
 
@@ -32,7 +31,7 @@ class Memory:
 
     def add(self, step: int, batch: Batch, device: torch.device) -> None:
         if not self._steps or self._steps[-1].number != step:
-            self._steps.append(Step(step, generators(device)))
+            self._steps.append(Step(step, of_step(device)))
         self._steps[-1].batches.append(batch)
 
     def recall(self, step: int) -> Step | None:
@@ -40,22 +39,6 @@ class Memory:
 
     def clear(self) -> None:
         self._steps.clear()
-
-
-def generators(device: torch.device) -> dict[str, Tensor]:
-    """Return the states of the generators that a training step draws from. Takes microseconds and waits for nothing."""
-    states = {"cpu": torch.get_rng_state()}
-    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
-
-
-@contextmanager
-def drawn_from(states: dict[str, Tensor], device: torch.device) -> Iterator[None]:
-    """Draw from these states inside, and go on outside as if nothing had been drawn."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.set_rng_state(states["cpu"])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(states["cuda"], device)
-        yield
 
 
 def facts_about(step: Step, module: Any) -> dict[str, Any]:

@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from harness.distributed import norm_of_all, own_part
+
 log = logging.getLogger(__name__)
 
 # A limit of infinity would let an infinite norm pass, since inf <= inf.
@@ -35,7 +37,7 @@ WARMUP, MEMORY, SMALLEST_SIGMA = 20, 128, 0.25
 
 def total_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Return the 2-norm over all gradients as one float32 scalar on their device; non-finite if any gradient is."""
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).float()
+    return norm_of_all([p.grad for p in parameters if p.grad is not None]).float()
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class StepGate:
                 self.optimizer.grad_scale = decision.grad_scale  # type: ignore[attr-defined]
             self.optimizer.found_inf = decision.skip.float()  # type: ignore[attr-defined]
         else:
-            gradients = [p.grad for p in self._parameters() if p.grad is not None]
+            gradients = [own_part(p.grad) for p in self._parameters() if p.grad is not None]
             torch._foreach_div_(gradients, decision.grad_scale)
 
     def __exit__(
@@ -170,6 +172,7 @@ def _copy(state: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def _put_back(new: Tensor, old: Tensor, skip: Tensor) -> None:
+    new, old = own_part(new), own_part(old)
     new.copy_(torch.where(skip.to(new.device), old, new))
 
 

@@ -26,12 +26,12 @@ def roll_back(trainer: Trainer, module: Any, *, first_bad: int, good_after: int)
     if step < 0:
         return None
     checkpoint = chosen or next(c for c in read.checkpoints(run / "checkpoints") if c.step == step)
-    state = read.load_trainer(checkpoint)
     data = trainer.datamodule  # type: ignore[attr-defined]
-    done = Rollback(now, checkpoint.step, first_bad, state[type(data).__qualname__]["windows"], data.consumed)
+    windows = read.load_tree(checkpoint)[type(data).__qualname__]["windows"]
+    done = Rollback(now, checkpoint.step, first_bad, windows, data.consumed)
     if trainer.is_global_zero:
         write_down(run, done)
-    restore_weights(trainer, module, checkpoint)
+    state = restore_weights(trainer, module, checkpoint)
     _load_moments(trainer.optimizers[0], state["optimizer_states"][0])
     return done
 

@@ -157,7 +157,7 @@ def strategy_name(trainer: DictConfig) -> str:
         return "single"
     chosen = trainer.get("strategy") or "auto"
     name = str(chosen if isinstance(chosen, str) else chosen.get("_target_", "")).lower()
-    return "sharded" if "fsdp" in name or "modelparallel" in name else "replicated"
+    return "sharded" if any(word in name for word in ("shard", "fsdp", "modelparallel")) else "replicated"
 
 
 def on_a_device(memory: dict[str, int], strategy: str, ranks: int) -> dict[str, int]:

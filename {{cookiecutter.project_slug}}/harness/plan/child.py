@@ -13,6 +13,8 @@ from omegaconf import DictConfig, open_dict
 
 from harness.cli import load, report_user_errors
 from harness.config.compose import compose, hydra_errors_as_user_errors
+from harness.config.global_batch import AUTO
+from harness.errors import UserError
 from harness.hardware import devices, world_size
 from harness.plan.amounts import Found, plan
 from harness.plan.command import Order
@@ -33,7 +35,7 @@ def main() -> None:
         try:
             found = look(arranged(cfg, order, counted=bool(why)), order.target, counted=bool(why))
         except TooLarge as reason:
-            why = str(reason)
+            cfg, why = compose(order.words), str(reason)
             found = look(arranged(cfg, order, counted=True), order.target, counted=True)
         made = plan(cfg.trainer, found, name=order.name, done=order.done, why_counted=why)
         order.answer.write_text(plans.text(made), encoding="utf-8")
@@ -50,6 +52,8 @@ def why_not_here(cfg: DictConfig) -> str:
 
 def arranged(cfg: DictConfig, order: Order, *, counted: bool) -> DictConfig:
     """Let the run's folder be a temporary one, and its Trainer one of ours. Nothing leaves this machine."""
+    if counted and cfg.data.get("batch_size") == AUTO:
+        raise UserError(f"data.batch_size={AUTO} is found on the device that trains.", cure="Name a number here.")
     with open_dict(cfg):
         cfg.run = {"root": order.folder, "name": "run", "dir": Path(order.folder, "run").as_posix()}
         for name in [name for name, entry in cfg.logger.items() if counted or not _writes_files(entry)]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from harness.config.compose import compose_all
 from harness.config.identity import flat, resolved
 from harness.config.jobs import Multirun
 from harness.config.names import CONF
@@ -53,11 +54,14 @@ def run(target: str, words: Sequence[str], cfg: DictConfig) -> None:
     show.tell(plan)
 
 
-def sweep(target: str, jobs: Multirun, configs: list[DictConfig]) -> None:
+def sweep(target: str, jobs: Multirun) -> None:
     """Plan every job of a sweep that is not finished, and add them up."""
-    at_once = jobs.at_once
+    if jobs.is_search:
+        raise UserError("A search chooses its jobs one after the other.", cure="Plan one of them: leave -m out.")
+    at_once = int(jobs.launcher.get("jobs") or 1)
     if at_once > 1:  # as its jobs will have it
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
+    configs = compose_all([list(job.words) for job in jobs.jobs])
     known: dict[str, Plan] = {}
     found: list[Plan] = []
     for job, cfg in zip(jobs.jobs, configs, strict=True):

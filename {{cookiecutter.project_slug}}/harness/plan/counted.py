@@ -50,6 +50,7 @@ class Counting:
     def __init__(self, callbacks: Any = (), **arguments: Any) -> None:
         self.callbacks = list(callbacks)
         self.loggers: list[Any] = []
+        self.strategy = arguments.get("strategy")
         self.device = {"gpu": "cuda"}.get(arguments["accelerator"], arguments["accelerator"])
         self.precision = str(arguments.get("precision", "16-mixed"))  # else a plugin of ours has it
         self.accumulate = int(arguments.get("accumulate_grad_batches") or 1)

@@ -1,7 +1,6 @@
 """Train again up to the step of a bundle, exactly as the run did, in a folder of its own."""
 
 import json
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from harness.checkpoint.ledger import read_ledger, usable
 from harness.checkpoint.read import Checkpoint
+from harness.config.global_batch import AUTO
 from harness.config.trust import refuse_untrusted
+from harness.console import quiet
 from harness.errors import UserError
 from harness.files import write_whole
 from harness.nan import bundle as bundles
@@ -21,6 +22,8 @@ from harness.ranks import rank
 from harness.replay.diagnosis import Diagnosis, show
 from harness.replay.watch import Reached
 from harness.run import folder as run_folder
+from harness.run.received import confine
+from harness.sharding import is_sharded
 
 # Of our own callbacks those that training depends on. The user's own all stay: they may be part of what happened.
 NEEDED = ("checkpoint", "nan_guard", "progress")
@@ -37,14 +40,22 @@ def rerun(bundle: Path, train: Callable[[DictConfig], Any], trust: Sequence[str]
             "This run had several nodes, and a replay has one: the ranks of the others would be missing.",
             cure=f"What each rank knew is in {bundle.as_posix()}: incident*.json, text-rank*.txt.",
         )
+    if is_sharded(cfg.trainer):
+        raise UserError(
+            "This run was sharded (trainer=fsdp), and a replay needs whole weights in one process.",
+            cure=f"What each rank knew is in {bundle.as_posix()}: incident*.json, text-rank*.txt.",
+        )
     checkpoint = starting_point(folder, facts)
     if rank() == 0:
         after = f"checkpoint {checkpoint.path.name}" if checkpoint else "the beginning"
         print(f"Step {facts['step']} of {folder.as_posix()}, from {after}.", flush=True)
     with quiet(), scratch_folder() as scratch:
         cfg = again(cfg, bundle, scratch, checkpoint)
+        if OmegaConf.select(cfg, "data.batch_size") == AUTO:  # what was found then
+            cfg.data.batch_size = facts["micro_batches"][0]["rows"]
         own = [*trust, "harness.replay.watch.Watch"]
         refuse_untrusted(cfg, [str(key) for key in cfg if key != "env"], trusted=own, where=folder.as_posix())
+        confine(cfg, ("model", "data", "start_from"), folder, trusted=trust)
         try:
             train(cfg)
         except Reached as reached:
@@ -76,17 +87,6 @@ def scratch_folder() -> Iterator[Path]:
             yield Path(folder)
         finally:
             del os.environ[SCRATCH]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out what a run says about itself, but no warning."""
-    level = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.disable(level)
 
 
 def starting_point(folder: Path, facts: dict[str, Any]) -> Checkpoint | None:

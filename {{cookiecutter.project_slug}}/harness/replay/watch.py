@@ -11,10 +11,10 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from harness.batch import Batch
+from harness.checkpoint.rng import drawn_from, of_step
 from harness.distributed import all_gather
 from harness.module import GuardedModule
 from harness.nan import bundle as bundles
-from harness.nan.evidence import drawn_from, generators
 from harness.nan.finder import FirstNonFinite, NonFinite
 from harness.nan.guard import total_norm
 from harness.ranks import rank
@@ -55,7 +55,7 @@ class Watch(Callback):
             raise Reached(most_telling(all_gather(self._examine(trainer, pl_module), trainer)))
 
     def _begin(self, module: GuardedModule) -> None:
-        self._rng = generators(module.device)
+        self._rng = of_step(module.device)
         plugin: Any = module.trainer.precision_plugin
         scale = getattr(plugin, "loss_scale", None)
         self._scale = scale.scale.item() if scale else FP16_SCALE

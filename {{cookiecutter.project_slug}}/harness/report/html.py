@@ -1,7 +1,7 @@
 """Compose report.html: one file with the drawing library inside, so that it opens anywhere, today and in ten years."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ from harness.report import charts
 from harness.report.facts import duration
 from harness.report.record import Data, RunRecord, mapping, number
 from harness.report.rules import judge
+from harness.report.sweep import HEADS, Row, effects, name_by_values
 
 TEMPLATE = Path(__file__).with_name("page.html")
 PLOT_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage", "resetScale2d"]]}
 NOT_SHOWN = ("run.", "hydra.")  # where it lies, not what it is
 
 
-def page(records: list[RunRecord]) -> str:
-    """Return the page of one run, or of several side by side."""
+def page(records: list[RunRecord], swept: Sequence[Row] = ()) -> str:
+    """Return the page of one run, or of several side by side; of a sweep, whose jobs are `swept`, with its effects."""
+    name_by_values(records, swept)
     numbers = [{name: texts for name, *texts in tiles(record)} for record in records]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -36,6 +38,8 @@ def page(records: list[RunRecord]) -> str:
         colours=[colour for _, colour in charts.coloured(records)],
         findings=[judge(record) for record in records],
         charts=drawings(records),
+        heads=HEADS,
+        effects=[effect.cells() for effect in effects(swept)],
         samples=samples(records),
         defaults=flat(default_config(records[0])),
         chosen=[flat(record.config) for record in records],

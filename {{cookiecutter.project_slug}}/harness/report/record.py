@@ -58,9 +58,11 @@ class RunRecord:
         default_factory=lambda: {"loss": Jumps(LOSS_JUMP), "gradient": Jumps(GRADIENT_JUMP)}
     )
 
+    title: str = ""  # in place of the folder's name
+
     @property
     def name(self) -> str:
-        return self.folder.resolve().name
+        return self.title or self.folder.resolve().name
 
     def add(self, event: Data) -> None:
         kind, step = event["event_type"], event["step"]

@@ -7,7 +7,7 @@ import errno
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from harness.report.facts import NUMBERS, duration, facts, size
 from harness.report.read import read, runs_in
 from harness.report.record import number
 from harness.report.rules import judge
+from harness.report.sweep import HEADS, Row, effects, rows_in
 from harness.telemetry.plain import printable, strip_ansi
 
 COLOURS = {"good": "green", "watch": "yellow", "bad": "red"}
@@ -44,10 +45,12 @@ def report(runs: list[Path], as_json: bool, out: Path | None) -> None:
         tell(harmless(one), console)
     if len(found) > 1:
         console.print(comparison([harmless(one) for one in found]), "")
+    swept = [row for given in runs for row in rows_in(given)]
+    show_effects(swept, console)
     from harness.report.html import page
 
     out = out or (runs[0] if len(runs) == 1 else runs[0].resolve().parent) / "report.html"
-    write(out, page(records))
+    write(out, page(records, swept))
     console.print(f"The page: {harmless(out.as_posix())}", soft_wrap=True, markup=False)
 
 
@@ -116,6 +119,15 @@ def comparison(found: list[dict[str, Any]]) -> Table:
         shown = (f"{value:.4f}" if math.isfinite(value) else "" for value in numbers)
         table.add_row(escape(one["name"]), f"{one['step']:,}", *shown)
     return table
+
+
+def show_effects(rows: Sequence[Row], console: Console) -> None:
+    """Print what each swept key does, where anything can be said."""
+    if found := effects(rows):
+        table = Table(*HEADS, box=None, pad_edge=False, header_style="dim")
+        for effect in found:
+            table.add_row(*(escape(harmless(cell)) for cell in effect.cells()))
+        console.print(table, "")
 
 
 def head(facts: dict[str, Any], console: Console) -> None:

@@ -1,17 +1,8 @@
 """The debug folder, devtools/temp_debug/: all that debug runs make, and all that clearing may remove.
 
-    temp_debug/
-      .harness-temp-debug     the marker: without it nothing in here is removed
-      .gitignore         everything
-      1.lock             held by a debug run for as long as it lives
-      1/                 its folder; a second run at the same time gets 2/
-        outputs/         run folders
-        prepared/        tokenizers and token files
-        hf/datasets/     Hugging Face's prepared data sets and results of `map`
-        hf/              with debug.isolate=true all of HF_HOME, downloads too
-
-Clearing is something that a command does before a launch, once. Done when a module is imported, it would be done again
-by every spawned child, under the feet of its parent: on Windows and macOS that is each loader process.
+A run holds one numbered folder in it, with its outputs/, prepared/ and hf/; a second run at the same time gets the
+next. Clearing is something that a command does before a launch, once. Done when a module is imported, every spawned
+loader process would do it again, under the feet of its parent.
 """
 
 import os
@@ -26,7 +17,7 @@ from harness.errors import UserError
 from harness.ranks import rank
 
 ROOT = Path(__file__).resolve().parents[2] / "devtools" / "temp_debug"
-MARKER = ".harness-temp-debug"
+MARKER = ".harness-temp-debug"  # without it nothing is removed
 # Names a person types, and the only folders that are ever removed.
 PARTS = {"outputs": "outputs", "prepared": "prepared", "datasets": "hf/datasets", "all": "."}
 EACH_LAUNCH = ("outputs", "prepared", "datasets")
@@ -45,80 +36,59 @@ def enter(*, clear: bool, root: Path = ROOT) -> Path:
             "The ranks of a launcher would each take a debug folder of their own.",
             cure="Let the preset start them, +debug=… trainer.devices=2 without torchrun, or leave the preset out.",
         )
-    _make(root)
-    for number in count(1):
-        lock = FileLock(root / f"{number}.lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            continue
-        _held.append(lock)
-        folder = root / str(number)
-        if clear:
-            remove(folder, EACH_LAUNCH)
-        folder.mkdir(exist_ok=True)
-        os.environ[VARIABLE] = str(folder)
-        return folder
-    raise AssertionError("count() ended")
+    if not root.is_symlink() and (not root.exists() or not any(root.iterdir())):
+        root.mkdir(parents=True, exist_ok=True)
+        (root / ".gitignore").write_text("*\n", encoding="utf-8")
+        (root / MARKER).write_text("Everything beside this file may be removed at any time.\n", encoding="utf-8")
+    _refuse_others(root, root)
+    _held.append(next(lock for number in count(1) if (lock := _claimed(root / f"{number}.lock"))))
+    folder = Path(_held[-1].lock_file).with_suffix("")
+    if clear:
+        remove(folder, EACH_LAUNCH)
+    folder.mkdir(exist_ok=True)
+    os.environ[VARIABLE] = str(folder)
+    return folder
 
 
 def clear_unused(parts: Iterable[str], root: Path = ROOT) -> Iterator[str]:
     """Remove `parts` of every folder that no run holds. Yields what was removed and what was left alone."""
-    if not root.exists():
-        return
-    for folder in sorted(path for path in root.iterdir() if path.name.isdecimal()):
-        try:
-            with FileLock(root / f"{folder.name}.lock", blocking=False):
-                yield from (f"Removed {path}" for path in remove(folder, parts))
-        except Timeout:
+    for folder in sorted(path for path in root.glob("*") if path.name.isdecimal()):
+        if lock := _claimed(root / f"{folder.name}.lock"):
+            yield from (f"Removed {path}" for path in remove(folder, parts))
+            lock.release()
+        else:
             yield f"Left {folder} alone: a debug run is using it."
 
 
 def remove(folder: Path, parts: Iterable[str]) -> list[Path]:
-    """Remove `parts` (names in PARTS) of one numbered folder and return what was there.
-
-    Raises UserError, before anything is removed, for a folder that is not ours to clear: no marker beside it, a link on
-    the way, or a name that is not in the list. Links inside are removed and never followed.
-    """
-    targets = [_checked(folder, part) for part in parts]
+    """Remove `parts` (names in PARTS) of one numbered folder and return what was there. Raises UserError, before
+    anything is removed, where that is not ours. Links inside are removed and never followed."""
+    targets = [folder / PARTS[part] for part in parts]
+    for target in targets:
+        _refuse_others(folder.parent, target)
     found = [target for target in targets if target.exists()]
-    for target in found:
-        try:
+    try:
+        for target in found:
             shutil.rmtree(target)
-        except OSError as error:
-            raise UserError(
-                f"Cannot clear {target}: {error}.",
-                cure="Close the program that has a file in there open, and try again.",
-            ) from error
+    except OSError as error:
+        raise UserError(
+            f"Cannot clear {folder}: {error}.", cure="Close the program that has a file in there open."
+        ) from error
     return found
 
 
-def _checked(folder: Path, part: str) -> Path:
-    if part not in PARTS:
-        raise UserError(f"{part!r} is none of the parts of a debug folder: {', '.join(PARTS)}.")
-    root, target = folder.parent, folder / PARTS[part]
-    relative = target.relative_to(root)
-    if not folder.name.isdecimal() or not (root / MARKER).is_file():
-        raise UserError(
-            f"{folder} is not a debug folder: nothing was removed.",
-            cure=f"Debug folders are numbered and have the file {MARKER} beside them.",
-        )
-    for step in (root, *(root / part for part in reversed(relative.parents[:-1])), target):
-        if step.is_symlink() or (step.exists() and step.resolve() != root.resolve() / step.relative_to(root)):
-            raise UserError(
-                f"{step} is a link to {step.resolve()}: nothing was removed.", cure="Remove the link by hand."
-            )
-    return target
+def _claimed(path: Path) -> FileLock | None:
+    lock = FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    return lock
 
 
-def _make(root: Path) -> None:
-    """Make the root with its marker. A folder of that name that holds something and has no marker is somebody's own."""
-    if root.is_symlink():
-        raise UserError(f"{root} is a link to {root.resolve()}.", cure="Remove the link: debug runs make the folder.")
-    if root.is_dir() and any(root.iterdir()) and not (root / MARKER).is_file():
-        raise UserError(
-            f"{root} holds files and has no marker, so debug runs will not use it.", cure="Move it away, or remove it."
-        )
-    root.mkdir(parents=True, exist_ok=True)
-    (root / ".gitignore").write_text("*\n", encoding="utf-8")
-    (root / MARKER).write_text("Everything beside this file may be removed at any time.\n", encoding="utf-8")
+def _refuse_others(root: Path, target: Path) -> None:
+    """Refuse a root that no debug run has made, and a link on the way from it to `target`."""
+    if not (root / MARKER).is_file():
+        raise UserError(f"{root} is not a debug folder: it has no file {MARKER}.", cure="Move it away, or remove it.")
+    if target.resolve() != root.parent.resolve() / target.relative_to(root.parent):
+        raise UserError(f"{target} is a link to {target.resolve()}.", cure="Remove the link by hand.")

@@ -7,6 +7,7 @@ manifest of the newest checkpoint knows which run and which experiment this is.
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,7 @@ from harness.config.identity import difference, digest, free_changes, other_expe
 from harness.config.secrets import hidden_in_report, masked
 from harness.errors import UserError
 from harness.files import Unreadable, numbered, parsed, recovered, set_aside, write_whole
-from harness.ranks import ATTEMPT, STARTED, launch, rank, wait_for
+from harness.ranks import ATTEMPT, STARTED, end_with_rank_0, launch, rank, tell_children, wait_for
 from harness.run import diary as diaries
 from harness.run.diary import Diary
 from harness.run.lock import locked
@@ -74,6 +75,7 @@ class Run:
         """Make or reopen the folder of `cfg`, lock it, and write down this attempt."""
         folder, fresh = Path(cfg.run.dir), cfg.resume == "never"
         if rank() > 0:
+            end_with_rank_0()
             return cls(folder, wait_for(lambda: _diary_of_rank_0(folder), f"{folder}"), lock=None, fresh=fresh)
         folder.mkdir(parents=True, exist_ok=True)
         lock = locked(folder)
@@ -93,7 +95,7 @@ class Run:
         self.diary |= {"identity": digest(cfg), "status": "running", "sources": code}
         attempt = diaries.attempt_facts(diaries.next_attempt(self.diary)) | {"changes": changes}
         self.diary["attempts"].append(attempt)
-        os.environ[ATTEMPT] = str(self.attempt)
+        tell_children(self.attempt)
         self._write_if_possible(CONFIG, saved.text(cfg))
         self._write_diary()
 
@@ -101,6 +103,15 @@ class Run:
         """Add facts to this attempt's entry: what was picked, what hardware it ran on."""
         self.diary["attempts"][-1] |= facts
         self._write_diary()
+
+    def settled(self, name: str, find: Callable[[], Any]) -> Any:
+        """Return what the run has under `name`: found once, by rank 0, and kept for all ranks and attempts."""
+        if rank() > 0:
+            return wait_for(lambda: (_diary_of_rank_0(self.folder) or {}).get(name), f"{self.folder} with its {name}")
+        if name not in self.diary:
+            self.diary[name] = find()
+            self._write_diary()
+        return self.diary[name]
 
     def note_result(self, step: int, val_loss: float | None, limits: dict[str, Any]) -> None:
         """Write down that the run is complete after `step` optimizer steps, within which limits, and how good it is."""
@@ -165,7 +176,7 @@ def _refuse_another_experiment(folder: Path, cfg: DictConfig) -> None:
         before = None
     changes = other_experiment(before, cfg) if before else ["its config.yaml is gone, and its checkpoints know another"]
     witness = _witness(folder)
-    if witness == digest(cfg) or not changes or (before is None and witness is None):
+    if not changes or (before is None and witness is None) or witness == digest(cfg):
         return
     raise UserError(
         f"The run in {folder} is another experiment:\n  " + "\n  ".join(changes) + "\n",

@@ -1,7 +1,8 @@
 """What there is to know about a training step, computed on the device as one short tensor, and explained on the host.
 
 Each pair does half of it: a function that queues the computation and waits for nothing, and one that turns the numbers,
-once they are on the host, into the `data` of an event. P parameter tensors.
+once they are on the host, into the `data` of an event. P parameter tensors. Of parameters that are split over ranks,
+the norms are those of the whole gradients, and all else is that of this rank's part.
 """
 
 import math
@@ -10,6 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from harness.wrappers import plain
 
 # Of a larger parameter, this many elements spread over it stand for it: a copy of the weights would cost their memory.
 MOST_SAMPLED = 65_536
@@ -18,18 +22,24 @@ MOST_SAMPLED = 65_536
 def gradient_norms(parameters: Sequence[nn.Parameter]) -> Tensor:
     """Return the norm of each parameter's gradient (P,); -1 where it has none."""
     with_gradient = [p.grad.detach() for p in parameters if p.grad is not None]
-    norms = iter(torch._foreach_norm(with_gradient)) if with_gradient else iter(())
+    norms = torch.stack(torch._foreach_norm(with_gradient)) if with_gradient else torch.empty(0)
+    each = iter(norms.full_tensor() if isinstance(norms, DTensor) else norms)
     none = torch.full((), -1.0, device=parameters[0].device)
-    return torch.stack([none if p.grad is None else next(norms).float() for p in parameters])
+    return torch.stack([none if p.grad is None else next(each).float() for p in parameters])
 
 
 def gradient_range(parameters: Sequence[nn.Parameter]) -> Tensor:
     """Return [smallest, largest] value in all gradients; zeros where there is none."""
-    ranges = [torch.stack(torch.aminmax(p.grad.detach())).float() for p in parameters if p.grad is not None]
+    gradients = [_own_part(p.grad.detach()) for p in parameters if p.grad is not None]
+    ranges = [torch.stack(torch.aminmax(gradient)).float() for gradient in gradients if gradient.numel()]
     if not ranges:
         return torch.zeros(2, device=parameters[0].device)
     low, high = torch.stack(ranges).unbind(dim=1)
     return torch.stack((low.min(), high.max()))
+
+
+def _own_part(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def explain_gradients(norms: list[float], names: Sequence[str], top: int) -> dict[str, Any]:
@@ -63,7 +73,7 @@ class Weights:
         return torch.stack([norm.float() for norm in (*changed, *torch._foreach_norm(self.before))])
 
     def _samples(self) -> list[Tensor]:
-        flat = [p.detach().flatten() for p in self.parameters]
+        flat = [_own_part(p.detach()).flatten() for p in self.parameters]
         # An odd stride walks through all columns of a matrix whose width is a power of two.
         return [f[:: math.ceil(len(f) / MOST_SAMPLED) | 1] for f in flat]
 
@@ -95,6 +105,5 @@ def rounded(values: dict[str, float]) -> dict[str, float]:
 
 
 def module_of(name: str) -> str:
-    """Return the module of a parameter, without what wrapping and compiling put in its name."""
-    wrappers = ("_orig_mod", "_checkpoint_wrapped_module", "module", "model")
-    return ".".join(part for part in name.split(".")[:-1] if part not in wrappers) or name
+    """Return the module of a parameter, without what holds or wraps the model."""
+    return ".".join(part for part in plain(name).split(".")[:-1] if part != "model") or name

@@ -26,11 +26,13 @@ def prepare(overrides: list[str]) -> None:
     check(cfg)
     environment.apply(cfg.env)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    from lm.data.prepare import prepare_data  # these import what --help must not wait for
+    from lm.data.sets import prepare_all  # these import what --help must not wait for
     from lm.models.build import model_config, vocabulary_size
 
-    prepared = prepare_data(cfg, vocabulary_size(cfg.model, model_config(cfg.model)), sums=True)
-    print(prepared.folder.as_posix())
-    for split in ("train", "val"):
-        counts = prepared.meta[split]
-        print(f"  {split:<6}{counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['bytes']:,} bytes")
+    for name, prepared in prepare_all(cfg, vocabulary_size(cfg.model, model_config(cfg.model)), sums=True).items():
+        print(f"{name}: {prepared.folder.as_posix()}" if name else prepared.folder.as_posix())
+        for split in ("train", "val"):
+            counts = prepared.meta[split]
+            print(
+                f"  {split:<6}{counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['bytes']:,} bytes"
+            )

@@ -2,26 +2,29 @@
 
 from collections.abc import Sized
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from harness.batch import Batch
+from harness.data import layout
 from harness.data.exact import ExactData
+from harness.data.layout import APART, Packing
 from harness.errors import UserError
 from lm.batch import NO_LABEL
 from lm.data.prepare import Prepared, Recipe, prepare
 from lm.data.sources import Source
 from lm.data.tokenizer import TokenizerChoice
-from lm.data.windows import Rows, Windows
+from lm.data.windows import Rows
 
 
 class LmData(ExactData):
     """Batches as lm/batch.py describes them, (B, T), from a source of documents.
 
-    packing: documents follow one another in a window; else a row for each, cut or padded. limit, val_fraction,
+    packing: documents follow one another in a window (true), there without seeing one another (document), or placed
+    whole so that little is padded (best_fit); false gives each a row, cut or padded. limit, val_fraction,
     validation, tokenizer: see prepare.py. prepared: the folder of prepared folders.
     """
 
@@ -32,9 +35,9 @@ class LmData(ExactData):
         self,
         source: Source,
         *,
-        batch_size: int,
+        batch_size: int | Literal["auto"],
         num_workers: int = 0,
-        packing: bool = True,
+        packing: Packing = True,
         limit: int | float | None = None,
         val_fraction: float = 0.05,
         validation: Source | None = None,
@@ -67,6 +70,8 @@ class LmData(ExactData):
         """See a prepared folder as windows of `context` tokens."""
         self.prepared, self.tokenizer, self.context = prepared, prepared.tokenizer, context
         self.train_set = windows(prepared, "train", context, packing=self.packing)
+        if self.packing in APART:
+            layout.refuse_unended(prepared, "train", prepared.special_ids["eos_token_id"])
         held_out = prepared.meta["val"]["tokens"] > 0
         self.val_set = windows(prepared, "val", context, packing=self.packing) if held_out else None
 
@@ -89,15 +94,13 @@ class LmData(ExactData):
         return collate(rows, self.batch_size)
 
 
-def windows(prepared: Prepared, split: str, context: int, *, packing: bool = True) -> Windows | Rows:
-    """Return one split as windows across documents, or without `packing` as a row for each document.
+def windows(prepared: Prepared, split: str, context: int, *, packing: Packing = True) -> Rows:
+    """Return one split as rows of `context` tokens, and say what is cut and padded.
 
-    Training drops the last tokens that fill no window; validation pads and keeps them.
+    Where windows go across documents, training drops the last tokens that fill none; validation pads and keeps them.
     """
-    file, loss_mask = prepared.tokens(split), prepared.loss_mask(split)
-    if packing:
-        return Windows(file, prepared.dtype, context, loss_mask=loss_mask, keep_last=split == "val")
-    return Rows(file, prepared.dtype, context, prepared.ends(split), loss_mask=loss_mask)
+    chosen = layout.choose(packing, prepared, split, context, keep_last=split == "val")
+    return Rows(prepared.numbers(split), prepared.dtype, chosen, loss_mask=prepared.loss_mask(split))
 
 
 def collate(rows: list[dict[str, Tensor]], batch_size: int) -> Batch:

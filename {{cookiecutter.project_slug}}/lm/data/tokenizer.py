@@ -21,8 +21,9 @@ UNKNOWN = "<|unknown|>"
 # Ends of text that published tokenizers use, where no tokenizer_config.json says which.
 KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|im_end|>", "[EOS]", "[SEP]")
 ROLES = ("eos", "bos", "pad")
-# unigram is not among them: two trainings of `tokenizers` on one text differ. Train it once and give its file.
-KINDS = ("bpe", "bytes", "characters")
+KINDS = ("bpe", "unigram", "bytes", "characters")
+# Two trainings of `tokenizers` on one text differ in which of two tokens that are worth the same they keep.
+NOT_REPEATABLE = ("unigram",)
 
 # No merge crosses the border of a piece: a word with the space before it, one digit (as in Llama 1), punctuation, line
 # ends apart from the indentation after them (as in Llama 3). GPT-2's pattern joins those two; the bits per byte of
@@ -31,7 +32,7 @@ PIECE = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|[\r\n]+|\s+(?!\
 
 
 class TokenizerChoice:
-    """`kind` is trained here: byte-level `bpe`, plain `bytes`, or the most frequent `characters`. `path` is a
+    """`kind` is trained here: byte-level `bpe` or `unigram`, plain `bytes`, the most frequent `characters`. `path` is a
     tokenizer.json, or a folder with one, taken as it is; `end_of_text` is its token for that, where it cannot be told.
     """
 
@@ -95,16 +96,15 @@ def train_tokenizer(
         first.append(UNKNOWN)
         trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=first, show_progress=show)
     else:
-        tokenizer = Tokenizer(models.BPE())
+        tokenizer = Tokenizer(models.Unigram() if kind == "unigram" else models.BPE())
         pieces = pre_tokenizers.Split(Regex(PIECE), behavior="isolated")
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, to_bytes])
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = sorted(to_bytes.alphabet())  # so that any text can be encoded
-        size = vocab_size if kind == "bpe" else len(first) + len(alphabet)
-        trainer = trainers.BpeTrainer(
-            vocab_size=size, special_tokens=first, initial_alphabet=alphabet, show_progress=show
-        )
+        size = vocab_size if kind != "bytes" else len(first) + len(alphabet)
+        train = trainers.UnigramTrainer if kind == "unigram" else trainers.BpeTrainer
+        trainer = train(vocab_size=size, special_tokens=first, initial_alphabet=alphabet, show_progress=show)
     tokenizer.train_from_iterator(() if kind == "bytes" else texts, trainer, length=total)
     return tokenizer
 

@@ -1,4 +1,4 @@
-"""Tokens on disk, seen as rows of the model's context length."""
+"""Tokens on disk, seen as rows of the model's context length; which tokens a row has is harness/data/layout.py."""
 
 from pathlib import Path
 
@@ -7,66 +7,44 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from harness.data.layout import Layout
 from lm.batch import NO_LABEL
 
 
-class TokenRows(Dataset[dict[str, Tensor]]):
-    """`size` rows of the tokens of one split. `loss_mask` says which of them the loss counts; None for all."""
+class Rows(Dataset[dict[str, Tensor]]):
+    """Rows of the tokens of one split. `loss_mask` says which of them the loss counts; None for all."""
 
-    size: int
-
-    def __init__(self, file: Path, dtype: str, context: int, *, loss_mask: Path | None = None) -> None:
-        self.file, self.dtype, self.context, self.loss_mask = file, dtype, context, loss_mask
+    def __init__(self, file: Path, dtype: str, layout: Layout, *, loss_mask: Path | None = None) -> None:
+        self.file, self.dtype, self.layout, self.loss_mask = file, dtype, layout, loss_mask
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.layout)
 
-    def row(self, start: int, end: int) -> dict[str, Tensor]:
-        """Return tokens[start:end] as `input_ids` and `labels`, (T,) each; what is missing to T has no label."""
-        ids = labels = _read(self.file, self.dtype, start, end)
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return `input_ids` and `labels`, (T,) each; what is missing to T has no label.
+
+        `labels` are the same tokens; the loss shifts them. Where documents are kept apart, the first token of each is
+        predicted by nothing, and `position_ids` (T,) begin anew in it: from them transformers tells that attention has
+        to stay inside.
+        """
+        stretches = self.layout[index]
+        ids = labels = _read(self.file, self.dtype, stretches)
         if self.loss_mask is not None:
-            labels = torch.where(_read(self.loss_mask, "bool", start, end).bool(), ids, NO_LABEL)
-        missing = self.context - len(ids)
-        return {
+            labels = torch.where(_read(self.loss_mask, "bool", stretches).bool(), ids, NO_LABEL)
+        missing = self.layout.length - len(ids)
+        row = {
             "input_ids": torch.nn.functional.pad(ids, (0, missing), value=0),
             "labels": torch.nn.functional.pad(labels, (0, missing), value=NO_LABEL),
         }
+        if self.layout.apart:
+            sizes = [end - start for start, end in stretches] + [missing] * (missing > 0)
+            row["position_ids"] = torch.cat([torch.arange(size) for size in sizes])
+            row["labels"] = torch.where(row["position_ids"] == 0, NO_LABEL, row["labels"])
+        return row
 
 
-class Windows(TokenRows):
-    """Window i is tokens[i * (T - 1) : i * (T - 1) + T]: one token overlaps, so that every token is predicted once.
-
-    `labels` are the same tokens; the loss shifts them. The last tokens that do not fill a window are padded with labels
-    NO_LABEL when `keep_last`, else dropped.
-    """
-
-    def __init__(
-        self, file: Path, dtype: str, context: int, *, loss_mask: Path | None = None, keep_last: bool = False
-    ) -> None:
-        super().__init__(file, dtype, context, loss_mask=loss_mask)
-        steps = max(0, file.stat().st_size // np.dtype(dtype).itemsize - 1)
-        self.size = -(-steps // (context - 1)) if keep_last else steps // (context - 1)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        start = index * (self.context - 1)
-        return self.row(start, start + self.context)
-
-
-class Rows(TokenRows):
-    """Row i is document i alone: cut at the context, which loses its end, or padded with positions without labels."""
-
-    def __init__(self, file: Path, dtype: str, context: int, ends: Path, *, loss_mask: Path | None = None) -> None:
-        super().__init__(file, dtype, context, loss_mask=loss_mask)
-        self.ends = ends
-        self.size = ends.stat().st_size // np.dtype(np.int64).itemsize
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        ends = np.memmap(self.ends, dtype=np.int64, mode="r")
-        start, end = int(ends[index - 1]) if index else 0, int(ends[index])
-        return self.row(start, min(end, start + self.context))
-
-
-def _read(file: Path, dtype: str, start: int, end: int) -> Tensor:
+def _read(file: Path, dtype: str, stretches: list[tuple[int, int]]) -> Tensor:
     # Opened at each access: a mapping is cheap to make, cannot be pickled to a spawned worker, and kept open its
     # pages would count as this process's memory for ever.
-    return torch.from_numpy(np.memmap(file, dtype=dtype, mode="r")[start:end].astype(np.int64))
+    numbers = np.memmap(file, dtype=dtype, mode="r")
+    return torch.from_numpy(np.concatenate([numbers[start:end] for start, end in stretches]).astype(np.int64))

@@ -18,7 +18,8 @@ from harness.console import watched
 from harness.errors import UserError
 from lm.batch import model_inputs
 from lm.data.datamodule import collate, windows
-from lm.data.prepare import Prepared, encode_only, prepare_data
+from lm.data.prepare import Prepared, encode_only
+from lm.data.sets import prepare_all
 from lm.data.tokenizer import end_of_text
 from lm.inference.load import Trained, load
 from lm.models.build import model_config, vocabulary_size
@@ -28,33 +29,39 @@ from lm.module import loss_sums
 def evaluate(path: str, data: str | None, overrides: list[str], as_json: bool, trust: Sequence[str] = ()) -> None:
     """Print the loss, perplexity and bits per byte of a run on its held-out text, or on the text at `data`."""
     other = other_path(data, overrides)
-    trained = load(path, parts=("model", "data"), trust=trust)
+    trained = load(path, parts=("model", "data.source" if other else "data"), trust=trust)
     with tempfile.TemporaryDirectory() as temporary:
-        prepared = other_data(trained, other, Path(temporary)) if other else validation_data(trained)
-        nats, tokens = score(trained, prepared)
+        parts = {"": other_data(trained, other, Path(temporary))} if other else validation_data(trained)
+        scores = {name: (*score(trained, part), part.meta["val"]["bytes"]) for name, part in parts.items()}
+    nats, tokens, size = (sum(numbers) for numbers in zip(*scores.values(), strict=True))
     if not tokens:
         raise UserError(f"There is no token to predict in {other or 'the held-out text'}.", cure="Name more text.")
     if not math.isfinite(nats):
         cure = "Name an earlier one of the run's checkpoints/ folders; docs/nan.md says how it comes about."
         raise UserError(f"The loss of {trained.checkpoint.path.as_posix()} is not finite.", cure=cure)
-    result: dict[str, Any] = {
-        "run": trained.folder.as_posix(),
-        "step": trained.step,
-        "data": other or "held out",
-        "loss": nats / tokens,
-        "perplexity": math.exp(min(nats / tokens, 700)),
-        # The vocabulary drops out of this one, so that models with other tokenizers can be compared.
-        "bits_per_byte": nats / math.log(2) / prepared.meta["val"]["bytes"],
-        "tokens": tokens,
-        "bytes": prepared.meta["val"]["bytes"],
-    }
+    result: dict[str, Any] = {"run": trained.folder.as_posix(), "step": trained.step, "data": other or "held out"}
+    result |= measured(nats, tokens, size)
+    sets = {name: measured(*numbers) for name, numbers in scores.items() if name}
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(result | ({"sets": sets} if sets else {})))
         return
-    size, text = f"{tokens:,} tokens ({result['bytes']:,} bytes)", other or "held-out text"
-    print(f"{result['run']} at step {trained.step}, on {size} of {text}:")
-    numbers = (result["loss"], result["perplexity"], result["bits_per_byte"])
-    print("  loss {:.4f} nats per token, perplexity {:.2f}, {:.4f} bits per byte".format(*numbers))
+    text = f"{tokens:,} tokens ({size:,} bytes) of {other or 'held-out text'}"
+    print(f"{result['run']} at step {trained.step}, on {text}:")
+    for name, numbers in ({"": result} | sets).items():
+        line = "  {}loss {loss:.4f} nats per token, perplexity {perplexity:.2f}, {bits_per_byte:.4f} bits per byte"
+        print(line.format(f"{name}: " if name else "", **numbers))
+
+
+def measured(nats: float, tokens: int, size: int) -> dict[str, Any]:
+    """Return what a summed loss over so many tokens, of so many bytes of text, says."""
+    return {
+        "loss": nats / max(1, tokens),
+        "perplexity": math.exp(min(nats / max(1, tokens), 700)),
+        # The vocabulary drops out of this one, so that models with other tokenizers can be compared.
+        "bits_per_byte": nats / math.log(2) / max(1, size),
+        "tokens": tokens,
+        "bytes": size,
+    }
 
 
 def other_path(data: str | None, overrides: list[str]) -> str | None:
@@ -69,25 +76,26 @@ def other_path(data: str | None, overrides: list[str]) -> str | None:
     return data
 
 
-def validation_data(trained: Trained) -> Prepared:
-    """Return the run's own prepared data, made again where they were cleared; refuse text that has changed since."""
-    prepared = prepare_data(trained.cfg, vocabulary_size(trained.cfg.model, model_config(trained.cfg.model)))
-    if prepared.tokenizer.to_str() != trained.tokenizer.to_str():
+def validation_data(trained: Trained) -> dict[str, Prepared]:
+    """Return the run's own prepared data by set, made again where they were cleared; refuse text that has changed."""
+    prepared = prepare_all(trained.cfg, vocabulary_size(trained.cfg.model, model_config(trained.cfg.model)))
+    if any(part.tokenizer.to_str() != trained.tokenizer.to_str() for part in prepared.values()):
         raise UserError(
             f"The text of {trained.folder} has changed since it was trained: its tokenizer is another one now.",
             cure="Score it where the text is as it was, train again on the new text, or name text with data.path=PATH.",
         )
-    if not prepared.meta["val"]["tokens"]:
+    held_out = {name: part for name, part in prepared.items() if part.meta["val"]["tokens"]}
+    if not held_out:
         raise UserError(
             f"{trained.folder} was trained on all of its text: none is held out.",
             cure="Name text to score it on with data.path=PATH.",
         )
-    return prepared
+    return held_out
 
 
 def other_data(trained: Trained, path: str, folder: Path) -> Prepared:
     """Return the text at `path`, read as the run reads its own and encoded with the run's tokenizer, in `folder`."""
-    own = trained.cfg.data.source  # one that takes no path is of no use for another text
+    own = trained.cfg.data.get("source") or {}  # one that takes no path is of no use for another text
     config = own if "path" in own else {"_target_": "lm.data.sources.TextSource"}
     source = instantiate(OmegaConf.merge(config, {"path": path}))
     source.check()
@@ -101,6 +109,8 @@ def other_data(trained: Trained, path: str, folder: Path) -> Prepared:
 def score(trained: Trained, prepared: Prepared, batch_size: int = 8) -> tuple[float, int]:
     """Return the sum of losses in nats over the validation tokens, each predicted once, and their number. In
     float32, and in windows or in rows as the run was trained."""
+    if trained.attention == "flash_attention_2":  # it keeps documents apart in batches of one row only
+        batch_size = 1
     loader: DataLoader[dict[str, Tensor]] = DataLoader(
         windows(prepared, "val", trained.context, packing=trained.cfg.data.get("packing", True)),
         batch_size=batch_size,

@@ -13,11 +13,11 @@ from transformers import PretrainedConfig
 
 from harness.checkpoint import read
 from harness.checkpoint.resume import locate
-from harness.config.trust import refuse_untrusted
 from harness.console import say
 from harness.errors import UserError
 from harness.hardware import best_device
 from harness.run import folder as run_folder
+from harness.run.received import admit
 from lm.data.tokenizer import special_ids
 from lm.models.attention import pick_attention
 from lm.models.build import build_model, context_length, model_config
@@ -52,7 +52,7 @@ def load(path: str, *, parts: Sequence[str] = ("model",), trust: Sequence[str] =
     folder, checkpoint = locate(Path(path))
     cfg = run_folder.config(folder)
     # A run may come from anybody, and building its config runs what it names.
-    refuse_untrusted(cfg, parts, trusted=trust, where=folder.as_posix())
+    admit(cfg, parts, folder, trusted=trust)
     config = model_config(cfg.model)
     model, attention = build(cfg, config)
     model.load_state_dict(read.load_weights(checkpoint))
@@ -71,7 +71,7 @@ def build(cfg: DictConfig, config: PretrainedConfig | None) -> tuple[nn.Module, 
     asked, _ = pick_attention(str(cfg.model.attention), best_device(), "32-true", context, mps_fix=fix)
     try:
         return build_model(cfg.model, config, attention=asked), asked
-    except (ImportError, ValueError) as error:  # a kernel for another device, or a package that is not here
+    except UserError as error:  # a kernel for another device, or a package that is not here
         reason = str(error).splitlines()[0]
         say(f"model.attention={asked} is not available here, so it is sdpa: {reason}")
         return build_model(cfg.model, config, attention="sdpa"), "sdpa"

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from harness.callbacks.periodic import Periodic
 from harness.checkpoint import rng
 from harness.checkpoint.average import averaged
 from harness.config.secrets import hidden
 from harness.errors import UserError
+from harness.sharding import samples_here
 from harness.telemetry import events
 from harness.telemetry.append import AppendOnlyFile
 from harness.telemetry.loggers import log_texts
@@ -50,14 +50,12 @@ class Samples(Periodic):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
-        # Sharded weights need every rank in each forward pass; with these two strategies rank 0 can sample alone.
-        self._able = trainer.is_global_zero and isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
         self._lines = AppendOnlyFile(Path(trainer.default_root_dir) / "samples.jsonl")
-        if self._able:
+        if trainer.is_global_zero:
             self._lines.forget_after(trainer.global_step)
 
     def act(self, trainer: Any, module: Any) -> None:
-        if not self._able:
+        if not samples_here(trainer):
             return
         generators, how = rng.capture(), {"context": trainer.datamodule.context, **self.how}
         try:
@@ -67,7 +65,8 @@ class Samples(Periodic):
             # Weights that are not finite, or no memory left: the guards of training see to it.
             log.warning("No samples at step %d: %s", trainer.global_step, error)
         else:
-            self._show(trainer, texts)
+            if trainer.is_global_zero:
+                self._show(trainer, texts)
         finally:
             rng.restore(generators)
 

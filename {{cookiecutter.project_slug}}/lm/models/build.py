@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from harness.errors import UserError
+from harness.errors import UserError, said_of
 from lm.models import attention as _attention  # noqa: F401  (registers its kernel)
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,7 @@ def recompute_activations(model: nn.Module) -> list[str]:
     return layers
 
 
+@said_of("model")
 def _fresh(model: DictConfig, config: PretrainedConfig | None, attention: str) -> nn.Module:
     if "_target_" not in model:
         return AutoModelForCausalLM.from_config(config, attn_implementation=attention)  # type: ignore[no-any-return]

@@ -1,6 +1,7 @@
-"""So many jobs at a time, each in a process of its own, so that no memory and no state of one reaches another.
+"""launcher=local: so many jobs at a time, each in a process of its own, so that no memory and no state of one reaches
+another.
 
-On Linux a process of the pool is forked from one that has imported the target (and with it torch, Lightning, …) and
+On Linux a process is forked from one that has imported the target (and with it torch, Lightning, …) and
 done nothing else: the first seconds of a cold start are shared. Elsewhere it starts cold: macOS and Windows have
 libraries that do not survive a fork, or no fork.
 """
@@ -9,8 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
@@ -18,42 +18,56 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from harness.config.jobs import Job
+from harness.config.jobs import Job, Multirun
 from harness.config.names import CONF
 from harness.launch import job as process
 from harness.launch.gpus import FreeList, visible_gpus
+from harness.launch.launcher import Watch
 
 
 class Running(NamedTuple):
     job: Job
     process: BaseProcess
     gpus: list[str]
+    told: bool = False  # to stop, alone
 
 
-class Pool:
-    """Runs jobs. `starts` and `ended` are told of each; `stop` is the signal that asked to stop, or 0."""
+class Launcher:
+    """Runs jobs as processes of this machine, `launcher.jobs` at a time."""
 
-    def __init__(
-        self, target: str, folder: Path, at_once: int, starts: Callable[[Job], None], ended: Callable[[Job, int], None]
-    ) -> None:
-        self.target, self.folder, self.at_once = target, folder, at_once
-        self.starts, self.ended = starts, ended
+    def __init__(self, target: str, sweep: Multirun, watch: Watch) -> None:
+        self.target, self.folder, self.watch = target, sweep.folder, watch
+        self.at_once = int(sweep.launcher["jobs"])
         self.stop = 0
         self.running: dict[int, Running] = {}  # by its sentinel
         self.gpus = FreeList(visible_gpus())
 
-    def run(self, jobs: Sequence[Job]) -> None:
+    def run(self, jobs: Iterator[Job]) -> None:
         """Run all jobs, or until asked to stop: then those that run are waited for, and no other starts."""
-        waiting = deque(jobs)
         with self._handing_signals_on():
             self._context = self._warm()
-            while self.running or (waiting and not self.stop):
-                while waiting and not self.stop and len(self.running) < self.at_once:
-                    if (gpus := self.gpus.take(waiting[0])) is None:
+            waiting: Job | None = None
+            while True:
+                while not self.stop and len(self.running) < self.at_once:
+                    waiting = waiting or next(jobs, None)
+                    if waiting is None or (gpus := self.gpus.take(waiting)) is None:
                         break
-                    self._start(waiting.popleft(), gpus)
+                    self._start(waiting, gpus)
+                    waiting = None
+                if not self.running:
+                    return
                 for sentinel in connection.wait(list(self.running), timeout=1.0):
                     self._end(self.running.pop(sentinel))  # type: ignore[arg-type]
+                self._stop_unwanted()
+
+    def log(self, job: Job) -> str:
+        return (self.folder / job.name / "logs" / ("console.log" if self.at_once > 1 else "train.log")).as_posix()
+
+    def _stop_unwanted(self) -> None:
+        for sentinel, one in self.running.items():
+            if not one.told and not self.watch.wanted(one.job):
+                self._send(one.process, signal.SIGTERM)
+                self.running[sentinel] = one._replace(told=True)
 
     def _warm(self) -> Any:
         """Return the way to start processes."""
@@ -74,7 +88,7 @@ class Pool:
         return context
 
     def _start(self, job: Job, gpus: list[str]) -> None:
-        self.starts(job)
+        self.watch.starts(job)
         order = process.Order(self.target, job, self.folder, Path.cwd(), gpus, to_file=self.at_once > 1)
         started = self._context.Process(target=process.main, args=(order,), name=job.name)
         started.start()
@@ -85,7 +99,8 @@ class Pool:
     def _end(self, ended: Running) -> None:
         ended.process.join()
         self.gpus.give_back(ended.gpus)
-        self.ended(ended.job, ended.process.exitcode or 0)
+        code = ended.process.exitcode or 0
+        self.watch.ended(ended.job, signal.Signals(-code).name if code < 0 else f"exit code {code}")
 
     def _asked(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal: all jobs get it. A second wish to stop ends them and this process at once."""

@@ -1,0 +1,108 @@
+"""`data.batch_size=auto`: how many rows a micro-batch should have on this device.
+
+Steps of 1, 2, 4, … full rows are done with a model that is thrown away, until memory would run out or twice the rows
+bring no more rows a second. On a GPU memory is what is tried, elsewhere what the last doubling took is extrapolated: a
+CPU that is out of memory ends the process.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from lightning.fabric import Fabric
+
+from harness.data.exact import ExactData
+from harness.errors import UserError
+from harness.hardware import Picks
+from harness.module import GuardedModule
+from harness.step.oom_retry import free_memory, out_of_memory
+
+MARGIN = 0.9  # of the memory; validation, fragments and gradients on their way to other ranks need some
+GAIN = 1.05  # in rows a second, less than which twice the rows are not worth their memory
+SECONDS = 40.0  # after which no larger batch is tried
+
+
+def trial(module: GuardedModule, data: ExactData, picks: Picks) -> Callable[[int], None]:
+    """Return a training step of so many rows, the longest that `data` has, which waits for the device."""
+    fabric = Fabric(accelerator=picks.accelerator, devices=1, precision=picks.precision)  # type: ignore[arg-type]
+    configured: Any = module.configure_optimizers()
+    optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
+    _, optimizer = fabric.setup(module, optimizer)
+    loss_of: Any = type(module).training_step.__wrapped__  # type: ignore[attr-defined]  # without retry in pieces
+
+    def step(rows: int) -> None:
+        data.batch_size = rows
+        batch = fabric.to_device(data.collate([data.train_set[0]] * rows))
+        with fabric.autocast():
+            loss = loss_of(module, batch, 0)
+        fabric.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+
+    return step
+
+
+def rows_that_fit(step: Callable[[int], None], device: str, most: int) -> int:
+    """Return the number of rows, at most `most`, after which `step(rows)` gains nothing or takes too much memory.
+
+    Raises UserError when a single row does not fit.
+    """
+    before, free, began = _resident(), psutil.virtual_memory().available, time.monotonic()
+    best, fastest, rows = 0, 0.0, 1
+    while rows <= most:
+        seconds = _timed(step, rows)
+        if seconds is None or rows < GAIN * fastest * seconds or (device == "cuda" and _gpu_share() > MARGIN):
+            break
+        best, fastest = rows, rows / seconds
+        too_much = device != "cuda" and 2 * (_most_resident() - before) > MARGIN * free
+        if too_much or time.monotonic() - began + 4 * seconds > SECONDS:
+            break
+        rows *= 2
+    if not best:
+        raise UserError(
+            "Out of memory with a single row in the model.",
+            cure="Try a smaller model, shorter rows, or model.gradient_checkpointing=true.",
+        )
+    return best
+
+
+def _timed(step: Callable[[int], None], rows: int) -> float | None:
+    """Return the seconds of the faster of two steps, None where memory runs out."""
+    free_memory()
+    seconds = []
+    try:
+        for _ in range(2):
+            began = time.perf_counter()
+            step(rows)
+            seconds.append(time.perf_counter() - began)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return None
+    return min(seconds)
+
+
+def _gpu_share() -> float:
+    """Return which share of the GPU's memory torch has had at most."""
+    return torch.cuda.max_memory_reserved() / torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+
+
+def _resident() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def _most_resident() -> int:
+    """Return the most bytes of memory that this process has had so far."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text(encoding="utf-8").partition("VmHWM:")[2].split()[0]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
