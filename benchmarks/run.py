@@ -5,6 +5,7 @@
     save    how long a checkpoint stops training                             resume  the first batch, early and late
     start   help, a config error, the first step, beside imports             data    MB/s and memory of preparing text
     report  MB/s of a report on events                                       bake    cookiecutter, over one file
+    plan    what --plan says of a run over what the run then takes
     peers   nanoGPT, Hugging Face's Trainer, Lightning at their defaults     sweep   jobs an hour, over cold starts
     limit   a step over its matrix products at the machine's peak            muon    steps to AdamW's loss
     loss    time to nanoGPT's loss on Shakespeare, beside it                 gpu     124m on a GPU, beside nanoGPT
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 NAMES = (
     "host", "guard", "events", "step", "save", "resume", "start", "data", "report", "bake", "peers", "sweep", "limit",
-    "muon", "loss", "gpu",
+    "muon", "loss", "plan", "gpu",
 )  # fmt: skip
 SHORT = ("host", "start", "report", "bake")  # what `make bench` runs: under five minutes
 NO_TIME = "not run: there is no measurement of it yet."

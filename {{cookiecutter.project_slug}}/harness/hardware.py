@@ -3,8 +3,12 @@
 import logging
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import psutil
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,6 +23,8 @@ log = logging.getLogger(__name__)
 COMPILE_SECONDS = {"cpu": 400.0, "cuda": 60.0}
 # Order of magnitude of what a device computes in training, only to tell seconds from minutes.
 FLOPS_PER_SECOND = {"cpu": 3e11, "mps": 3e12, "cuda": 5e13}
+
+_assumed: set[str] = set()
 
 
 @dataclass
@@ -93,6 +99,31 @@ def world_size(trainer: DictConfig) -> int:
     return (torch.cuda.device_count() if on_gpus else 1) * int(trainer.get("num_nodes") or 1)
 
 
+@contextmanager
+def assuming(device: str) -> Iterator[None]:
+    """Let `pick` find a device that is not here: for a plan of a run on another machine."""
+    _assumed.add(device)
+    try:
+        yield
+    finally:
+        _assumed.discard(device)
+
+
+def peak_memory(device: str) -> int:
+    """Return the most bytes that this process has had so far: on a GPU what torch has reserved there, else its resident
+    memory."""
+    if device == "cuda":
+        return torch.cuda.max_memory_reserved()
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: getrusage counts what the process was before it became Python, too
+        return int(status.read_text(encoding="utf-8").partition("VmHWM:")[2].split()[0]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def best_device() -> str:
     """Return the name of the best device of this machine, as torch calls it."""
     here = devices()
@@ -101,7 +132,8 @@ def best_device() -> str:
 
 def devices() -> dict[str, bool]:
     """Say which kinds of device torch can use here."""
-    return {"cpu": True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+    here = {"cpu": True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+    return here | dict.fromkeys(_assumed, True)
 
 
 def _device(cfg: DictConfig, *, say: bool = True) -> tuple[str, str]:
@@ -136,7 +168,7 @@ def _precision(asked: str, device: str) -> tuple[str, str]:
 
 def native_precision(device: str) -> tuple[str, str]:
     """Return the fastest precision that needs no loss scaling, and why."""
-    if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+    if device == "cuda" and (device in _assumed or torch.cuda.is_bf16_supported(including_emulation=False)):
         return "bf16-mixed", "bf16-mixed (native on this GPU)"
     if device == "cpu" and _fast_bf16_cpu():
         return "bf16-mixed", "bf16-mixed (fast on this CPU)"

@@ -38,8 +38,9 @@ from harness.run import caches, debug_folder, environment
 
 log = logging.getLogger(__name__)
 
-# By name: they stand above, and only a multirun needs them.
+# By name: they stand above, and only a multirun or a plan needs them.
 LAUNCH, FINISHED = "harness.launch.sweep:run", "harness.launch.status:finished"
+PLAN, PLAN_SWEEP = "harness.plan.command:run", "harness.plan.command:sweep"
 USUAL = ("harness.", "lm.", "lightning.pytorch.loggers.TensorBoardLogger")
 LIGHTNINGS = ("trainer", "callbacks", "logger")
 LOOKED_AT = ("data", "model")  # jobs that have these in common name the same files, and listing files takes time
@@ -57,6 +58,9 @@ def run(target: str, *, debug: bool) -> None:
         if debug and not any(word.startswith("+debug=") for word in overrides):
             overrides = [*normalize_overrides(["+debug=default"]), *overrides]
         if not (args.hydra_help or args.cfg or args.info or args.shell_completion):
+            if args.plan:
+                plan(target, overrides, multirun=args.multirun)
+                return
             if args.multirun:
                 jobs = prepare_multirun(overrides, clear=debug)
                 gc.enable()  # cli.run switched it off for composing
@@ -69,7 +73,9 @@ def run(target: str, *, debug: bool) -> None:
 
 def arguments_of_hydra(words: Sequence[str]) -> argparse.Namespace:
     """Parse flags and overrides. Raises UserError, with the key to type, for flags and keys of other tools."""
-    args, strangers = get_args_parser().parse_known_intermixed_args(words)
+    parser = get_args_parser()
+    parser.add_argument("--plan", action="store_true")
+    args, strangers = parser.parse_known_intermixed_args(words)
     if not strangers and not any(_is_habit(word) for word in args.overrides):
         return args
     more = keys_of_experiment().habits
@@ -115,8 +121,24 @@ def prepare(overrides: Sequence[str], *, clear: bool = False) -> list[str]:
     return [*overrides, f"++run.name={quoted(choose_folder(cfg))}"]
 
 
-def prepare_multirun(overrides: Sequence[str], *, clear: bool = False) -> Multirun:
-    """Check every job before the first one starts, set the environment, and return the jobs."""
+def plan(target: str, overrides: Sequence[str], *, multirun: bool) -> None:
+    """Check the config, or every job's, and say what it would take. Devices that are not here are no mistake."""
+    if multirun:
+        call(PLAN_SWEEP, target, prepare_multirun(overrides, here=False))
+        return
+    cfg = compose(overrides)
+    check_all([cfg], clear=False)
+    look([cfg])
+    from harness.run.folder import choose_folder
+
+    with open_dict(cfg):
+        cfg.run.name = choose_folder(cfg)
+    call(PLAN, target, overrides, cfg)
+
+
+def prepare_multirun(overrides: Sequence[str], *, clear: bool = False, here: bool = True) -> Multirun:
+    """Check every job before the first one starts, set the environment, and return the jobs. With `here`, what they
+    need has to be on this machine."""
     read: Read = {}
     [base] = compose_all([fixed(overrides)], read)
     words = with_listed(overrides, base)
@@ -129,7 +151,8 @@ def prepare_multirun(overrides: Sequence[str], *, clear: bool = False) -> Multir
     finished = load(FINISHED)(found)
     todo = [cfg for cfg in configs if cfg.run.name not in finished]
     look(todo)
-    refuse_what_is_not_here([cfg for cfg in todo if not _is_usual(cfg)])
+    if here:
+        refuse_what_is_not_here([cfg for cfg in todo if not _is_usual(cfg)])
     from harness.run.folder import choose_folder
 
     for cfg in todo:

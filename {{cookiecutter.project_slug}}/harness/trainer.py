@@ -31,7 +31,7 @@ from harness.console import quiet
 from harness.data.exact import ExactData
 from harness.distributed import cluster
 from harness.errors import Stopped, UserError, said_of
-from harness.hardware import Picks, native_precision, pick, world_size
+from harness.hardware import Picks, native_precision, peak_memory, pick, world_size
 from harness.module import GuardedModule
 from harness.nan.precision import FallbackPrecision
 from harness.run.facts import RunFacts
@@ -146,6 +146,7 @@ def fit(
     with said_to_the_user(run.folder.name):
         trainer.fit(module, data, ckpt_path=point.path if point else None, weights_only=True)
         loss = final_loss(trainer, module, data, point)
+    run.note(peak_memory=peak_memory(picks.device))
     run.note_result(trainer.global_step, loss, limits(cfg.trainer, total_steps(cfg.trainer, data)))
     return loss
 

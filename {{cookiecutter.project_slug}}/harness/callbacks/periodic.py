@@ -42,13 +42,14 @@ class Periodic(Callback):
         self._step = trainer.global_step
         by_step = self.every_n_steps and self._step % self.every_n_steps == 0
         if by_step or self.clock() - self._last >= self.every_seconds:
-            self._act_once(trainer, pl_module)
+            self.act_once(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if self.at_epoch_end:
-            self._act_once(trainer, pl_module)
+            self.act_once(trainer, pl_module)
 
-    def _act_once(self, trainer: Trainer, module: Any) -> None:
+    def act_once(self, trainer: Trainer, module: Any) -> None:
+        """Act, unless it was done at this step already."""
         if self._acted_at != trainer.global_step:
             self._acted_at, self._last = trainer.global_step, self.clock()
             self.act(trainer, module)

@@ -14,8 +14,9 @@ USAGE = """Train, or continue: the same command continues its own run.
   python train.py +debug=cpu                               a debug preset
   python train.py -m model=14m,30m optimizer.lr=1e-3,3e-4  a sweep
 """
-FLAGS = """Flags, from Hydra
+FLAGS = """Flags
   -m, --multirun        one run for every combination of comma-separated values
+  --plan                memory, steps, hours and disk of it, without training; with -m the sum of a sweep
   --cfg job             print the config instead of training (with --resolve, every value)
   --info defaults       print which file answers which question
   --hydra-help          all of Hydra's flags

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from harness.report.planned import planned
 from harness.report.record import RunRecord, mapping
 
 NUMBERS = ("first", "last", "lowest", "highest", "mean")  # of a curve
@@ -30,6 +31,7 @@ def facts(record: RunRecord) -> dict[str, Any]:
         "modules": {name: total / number for name, total in largest},
         "skipped_steps": record.steps_of("nan_skip"),
         "resumed_at": record.steps_of("resume"),
+        "plan": planned(record),
     }
 
 
@@ -62,3 +64,11 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02} min"
     return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
+
+
+def size(held: float) -> str:
+    """Return bytes as `12.3 MB`, `1.23 GB` or `4.56 TB`."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9)):
+        if held >= factor:
+            return f"{held / factor:,.3g} {unit}"
+    return f"{held / 1e6:,.3g} MB"

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from harness.errors import UserError
 from harness.files import write_whole
-from harness.report.facts import NUMBERS, duration, facts
+from harness.report.facts import NUMBERS, duration, facts, size
 from harness.report.read import read, runs_in
 from harness.report.record import number
 from harness.report.rules import judge
@@ -99,6 +99,11 @@ def counts(facts: dict[str, Any]) -> Iterator[str]:
     if updates := facts["updates"]:
         recorded = ", ".join(f"{updates.get(kind, 0):,} moved {kind}" for kind in ("all", "some", "none"))
         yield f"updates: {recorded} of the parameters, of {sum(updates.values()):,} recorded steps"
+    for what, found in facts["plan"].items():
+        form = duration if what == "seconds" else size
+        planned, actual = form(found["planned"]), form(found["actual"])
+        name = "time" if what == "seconds" else what
+        yield f"{name}: {planned} planned, {actual} taken, a ratio of {found['ratio']:.2f}"
     yield "events: " + ", ".join(f"{count:,} {name}" for name, count in facts["events"].items())
 
 

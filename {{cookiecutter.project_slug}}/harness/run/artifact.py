@@ -30,6 +30,8 @@ HALF_MADE = re.compile(r"\.[0-9a-f]{16}(-\d+)?")
 # Seconds without a change after which what is half made is swept: with a process in its name nobody can go on with it;
 # else somebody may, for a while. The disk may be shared, so that whether a process lives cannot be asked here.
 LEFT_OVER, ABANDONED = 3600, 7 * 24 * 3600
+# Spent in this process on making what was not there: the next one finds it.
+seconds_making = 0.0
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -58,8 +60,11 @@ def obtain(
             return manifest, damage
         _remove(folder)
         _sweep(root, besides=work)
+        started = time.monotonic()
         _finish(work, make)
         _appear(work, folder)
+    global seconds_making
+    seconds_making += time.monotonic() - started
     return read(folder), damage
 
 

@@ -6,6 +6,7 @@ manifest of the newest checkpoint knows which run and which experiment this is.
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -129,7 +130,8 @@ class Run:
         """Write down how the attempt ended and free the folder."""
         self.diary["status"] = status
         said = {name: hidden_in_report(str(text)) for name, text in facts.items()}
-        self.note(ended=diaries.now(), status=status, **said)
+        seconds = round(time.time() - self.diary["attempts"][-1]["clock"], 1)
+        self.note(ended=diaries.now(), status=status, seconds=seconds, **said)
         if self._lock is not None:
             self._lock.release()
 
