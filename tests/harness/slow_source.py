@@ -32,8 +32,8 @@ class DeadlyText(TextSource):
     """Text of which the later half is masked in part. Kills its process, as `kill -9` would, before the DIES_AT-th call
     that makes something durable. Small batches, each journalled, make many such calls."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
+    def __init__(self, path: str, on_bad: str | None = None) -> None:
+        super().__init__(path, on_bad)
         numbers.BATCH_BYTES, numbers.SAVE_SECONDS = 2000, 0.0
         self.left = int(os.environ.get("DIES_AT", "0"))
         if self.left:

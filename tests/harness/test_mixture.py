@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
+from conftest import SMALL
 from harness.config.check import check
 from harness.data.mixture import Schedule, pattern
 from harness.data.sets import weights_of
@@ -103,6 +104,13 @@ def test_the_loss_of_all_is_the_mean_over_the_labels_of_each(train: Callable[...
     row = next(dict(zip(lines[0], line, strict=False)) for line in reversed(lines) if line[lines[0].index("val/loss")])
     parts = [float(row[f"val/loss/{name}"]) for name in ("poems", "jsonl", "talks")]
     assert min(parts) < float(row["val/loss"]) < max(parts)
+
+
+def test_a_mixture_trains_from_the_command_line(command: Callable[..., object], three: str) -> None:
+    """Where Hydra is running, which allows one composition at a time."""
+    words = ("train.py", *SMALL, "data=mixture", three, "data.val_fraction=0.2", "trainer.max_steps=1")
+    done = command(*words)
+    assert done.returncode == 0 and "20.0% of the mixture; seen " in done.stderr, done.stderr
 
 
 def test_evaluation_tells_each_set(train: Callable[..., Path], three: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,6 +95,8 @@ def _listed(file: Path | None, *sources: Source | None) -> Iterator[list[tuple[s
 
 def build_sources(data: DictConfig) -> tuple[Source, Source | None]:
     """Return the source of a config's `data`, and that of its `val_path`."""
+    if "source" not in data:
+        raise UserError(f"data={data.name} has no documents of its own.", cure="Name one of its sets: data=…")
     validation = validation_source(data)
     return instantiate(data.source), None if validation is None else instantiate(validation)
 
