@@ -2,6 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.checkpoint import read
 from harness.data.order import Shuffle, TrainingOrder
 
 
@@ -77,3 +78,14 @@ def test_ranks_share_an_order_without_overlap() -> None:
 
 def test_lightning_finds_no_set_epoch_to_call() -> None:
     assert not hasattr(TrainingOrder(8, 2, 0, lambda: 0), "set_epoch")
+
+
+def test_a_share_of_an_epoch_is_taken_once(train) -> None:
+    whole, half = (
+        train(
+            f"run.name={name}", "+trainer.max_epochs=1", "trainer.max_steps=-1", f"+trainer.limit_train_batches={share}"
+        )
+        for name, share in (("whole", 1.0), ("half", 0.5))
+    )
+    steps = [read.checkpoints(run / "checkpoints")[-1].step for run in (whole, half)]
+    assert steps[1] == steps[0] // 2 > 1

@@ -10,7 +10,7 @@ PUBLIC = {
     "BatchFormat": "harness.batch",  # inherit to say more of your batches: how large, what is in them, how to show one
     "attempt": "harness.trainer",  # surround a training: the run's folder, log, signals, seeds
     "limits": "harness.trainer",  # what a result is complete for
-    "spread_step": "harness.trainer",  # let accumulation follow from data.global_batch
+    "spread_step": "harness.batch_size",  # let accumulation follow from data.global_batch
     "total_steps": "harness.trainer",  # how many optimizer steps a run has
     "starting_point": "harness.checkpoint.resume",  # the checkpoint to go on from
     "pick": "harness.hardware",  # device, precision and compilation, where they are `auto`
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from harness.batch import Batch, BatchFormat
+    from harness.batch_size import spread_step
     from harness.checkpoint.resume import starting_point
     from harness.commands import Command, run_command
     from harness.data.exact import ExactData
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from harness.hardware import pick
     from harness.module import GuardedModule
     from harness.telemetry.events import emit
-    from harness.trainer import attempt, fit, limits, spread_step, total_steps
+    from harness.trainer import attempt, fit, limits, total_steps
 
 __all__ = [
     "Batch",

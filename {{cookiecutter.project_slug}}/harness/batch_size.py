@@ -1,25 +1,32 @@
-"""`data.batch_size=auto`: how many rows a micro-batch should have on this device.
+"""How an optimizer step is spread over devices and micro-batches, and how many rows of it suit this device.
 
-Steps of 1, 2, 4, … full rows are done with a model that is thrown away, until memory would run out or twice the rows
-bring no more rows a second. On a GPU memory is what is tried, elsewhere what the last doubling took is extrapolated: a
-CPU that is out of memory ends the process.
+With `data.batch_size=auto` steps of 1, 2, 4, … full rows are done with a model that is thrown away, until memory would
+run out or twice the rows bring no more rows a second. On a GPU memory is what is tried, elsewhere what the last
+doubling took is extrapolated: a CPU that is out of memory ends the process.
 """
 
+import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import torch
 from lightning.fabric import Fabric
+from lightning.pytorch.utilities.seed import isolate_rng
+from omegaconf import DictConfig
 
+from harness.config.global_batch import AUTO, accumulation, at_most, rows_each
 from harness.data.exact import ExactData
 from harness.errors import UserError
-from harness.hardware import Picks
+from harness.hardware import Picks, pick, world_size
 from harness.module import GuardedModule
+from harness.run.folder import Run
 from harness.step.oom_retry import free_memory, out_of_memory
+
+log = logging.getLogger(__name__)
 
 MARGIN = 0.9  # of the memory; validation, fragments and gradients on their way to other ranks need some
 GAIN = 1.05  # in rows a second, less than which twice the rows are not worth their memory
@@ -106,3 +113,48 @@ def _most_resident() -> int:
     import resource  # not on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def settle_batch_size(
+    cfg: DictConfig, run: Run, data: ExactData, build: Callable[[Picks], GuardedModule], *, row: int = 1
+) -> None:
+    """Where `data.batch_size` is auto, let it be what the first attempt found here with a module of its own.
+
+    row: as for `spread_step`, which comes after.
+    """
+    if cfg.data.batch_size != AUTO:
+        return
+    cfg.data.batch_size = 1
+    rows = len(cast(Sized, data.train_set))
+    whole, each = cfg.data.get("global_batch"), rows
+    if whole:
+        each = rows_each(cfg, ranks=world_size(cfg.trainer), row=row)
+
+    def find() -> int:
+        picks = pick(cfg)
+        with isolate_rng():  # a model takes random numbers, and the one that is trained shall have the same
+            return rows_that_fit(trial(build(picks), data, picks), picks.device, min(rows, each))
+
+    found = run.settled("batch_size", find)
+    free_memory()
+    cfg.data.batch_size = data.batch_size = at_most(each, found) if whole else found
+    log.info("data.batch_size=auto: %d rows, which suit this machine", cfg.data.batch_size)
+    if not whole:
+        log.info("It is part of the experiment, and elsewhere another: data.global_batch fixes what a step is")
+
+
+def spread_step(cfg: DictConfig, *, row: int = 1, unit: str = "rows") -> None:
+    """Where `data.global_batch` is set, let `trainer.accumulate_grad_batches` follow from it and from what is here, and
+    say so. A whole `trainer.val_check_interval` counts optimizer steps then: they are what is the same everywhere.
+
+    row: how many `unit` a row has.
+    """
+    if not (whole := cfg.data.get("global_batch")):
+        return
+    ranks = world_size(cfg.trainer)
+    cfg.trainer.accumulate_grad_batches = count = accumulation(cfg, ranks=ranks, row=row)
+    if isinstance(every := cfg.trainer.get("val_check_interval"), int):
+        cfg.trainer.val_check_interval = every * count
+    parts = ((ranks, "rank", "s"), (cfg.data.batch_size, "row", "s"), (count, "micro-batch", "es"))
+    spread = " x ".join(f"{number} {name}{ending * (number != 1)}" for number, name, ending in parts)
+    log.info("%s %s a step: %s%s", f"{whole:,}", unit, spread, f" of {row}" * (row != 1))

@@ -10,23 +10,20 @@ with attempt(cfg) as run:                       the run's folder, its log, signa
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 
-from harness.batch_size import rows_that_fit, trial
 from harness.callbacks.exact_resume import ExactResume, refuse_inexact
 from harness.checkpoint.io import DurableIO
 from harness.checkpoint.read import Checkpoint
 from harness.checkpoint.start import start_weights
-from harness.config.global_batch import AUTO, accumulation, at_most, rows_each
 from harness.console import quiet
 from harness.data.exact import ExactData
 from harness.distributed import cluster
@@ -39,7 +36,7 @@ from harness.run.folder import Run
 from harness.run.requeue import requeue
 from harness.run.signals import MAKE_ROOM, listening
 from harness.sharding import refuse_what_cannot_be_sharded
-from harness.step.oom_retry import free_memory, out_of_memory
+from harness.step.oom_retry import out_of_memory
 from harness.telemetry import logs
 from harness.telemetry.loggers import build_loggers, count_from_one
 
@@ -69,51 +66,6 @@ def attempt(cfg: DictConfig) -> Iterator[Run]:
             run.close("failed", error=f"{type(error).__name__}: {error}")
             raise
         run.close("finished")
-
-
-def settle_batch_size(
-    cfg: DictConfig, run: Run, data: ExactData, build: Callable[[Picks], GuardedModule], *, row: int = 1
-) -> None:
-    """Where `data.batch_size` is auto, let it be what the first attempt found here with a module of its own.
-
-    row: as for `spread_step`, which comes after.
-    """
-    if cfg.data.batch_size != AUTO:
-        return
-    cfg.data.batch_size = 1
-    rows = len(cast(Sized, data.train_set))
-    whole, each = cfg.data.get("global_batch"), rows
-    if whole:
-        each = rows_each(cfg, ranks=world_size(cfg.trainer), row=row)
-
-    def find() -> int:
-        picks = pick(cfg)
-        with isolate_rng():  # a model takes random numbers, and the one that is trained shall have the same
-            return rows_that_fit(trial(build(picks), data, picks), picks.device, min(rows, each))
-
-    found = run.settled("batch_size", find)
-    free_memory()
-    cfg.data.batch_size = data.batch_size = at_most(each, found) if whole else found
-    log.info("data.batch_size=auto: %d rows, which suit this machine", cfg.data.batch_size)
-    if not whole:
-        log.info("It is part of the experiment, and elsewhere another: data.global_batch fixes what a step is")
-
-
-def spread_step(cfg: DictConfig, *, row: int = 1, unit: str = "rows") -> None:
-    """Where `data.global_batch` is set, let `trainer.accumulate_grad_batches` follow from it and from what is here, and
-    say so. A whole `trainer.val_check_interval` counts optimizer steps then: they are what is the same everywhere.
-
-    row: how many `unit` a row has.
-    """
-    if not (whole := cfg.data.get("global_batch")):
-        return
-    ranks = world_size(cfg.trainer)
-    cfg.trainer.accumulate_grad_batches = count = accumulation(cfg, ranks=ranks, row=row)
-    if isinstance(every := cfg.trainer.get("val_check_interval"), int):
-        cfg.trainer.val_check_interval = every * count
-    parts = ((ranks, "rank", "s"), (cfg.data.batch_size, "row", "s"), (count, "micro-batch", "es"))
-    spread = " x ".join(f"{number} {name}{ending * (number != 1)}" for number, name, ending in parts)
-    log.info("%s %s a step: %s%s", f"{whole:,}", unit, spread, f" of {row}" * (row != 1))
 
 
 def total_steps(trainer: DictConfig, data: ExactData) -> int:

@@ -11,12 +11,13 @@ from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig
 
+from harness.batch_size import settle_batch_size, spread_step
 from harness.checkpoint.resume import starting_point
 from harness.data.layout import APART
 from harness.data.material import validation_source
 from harness.hardware import Picks, pick, world_size
 from harness.run.folder import Run
-from harness.trainer import attempt, fit, limits, settle_batch_size, spread_step, total_steps
+from harness.trainer import attempt, fit, limits, total_steps
 from lm.batch import TokenBatch
 from lm.data.show import show
 from lm.models.attention import GPU_ONLY, pick_attention, refuse_leaks

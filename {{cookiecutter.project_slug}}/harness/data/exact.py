@@ -30,6 +30,7 @@ class ExactData(LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self._restored = {"windows": 0, "batches": 0}
+        self._share: float | None = None  # of an epoch, once it is taken from the Trainer
 
     def connect(self, **known: Any) -> None:
         """Take what is known only once the rest of the experiment is; called once, before anything is asked."""
@@ -65,7 +66,7 @@ class ExactData(LightningDataModule):
         whole run been as it is now, so that validation comes at the same optimizer steps."""
         size, accumulate = self._trained_windows(), self.trainer.accumulate_grad_batches  # type: ignore[union-attr]
         global_batch = self.batch_size * self._world
-        batches = batches_per_epoch(size, global_batch, accumulate, self.trainer.limit_train_batches)  # type: ignore[union-attr]
+        batches = batches_per_epoch(size, global_batch, accumulate, self._limit)
         state, progress = (
             checkpoint[type(self).__qualname__],
             checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"],
@@ -85,7 +86,7 @@ class ExactData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         trainer: Any = self.trainer
-        limit = trainer.limit_train_batches if trainer else None
+        limit = self._limit
         order = TrainingOrder(
             self._trained_windows(),
             self.batch_size,
@@ -97,6 +98,8 @@ class ExactData(LightningDataModule):
             limit=limit,
             order=None if self.overfitting else self.order,
         )
+        if isinstance(limit, float) and len(order) > 1:  # else Lightning would take that share of what it leaves
+            self._share, trainer.limit_train_batches = limit, 1.0
         return self._loader(self.train_set, order)
 
     def val_dataloader(self) -> DataLoader[Any] | None:
@@ -117,6 +120,12 @@ class ExactData(LightningDataModule):
     @property
     def overfitting(self) -> bool:
         return bool(getattr(self.trainer, "overfit_batches", 0))
+
+    @property
+    def _limit(self) -> float | None:
+        if self._share is not None:
+            return self._share
+        return self.trainer.limit_train_batches if self.trainer else None
 
     @property
     def _world(self) -> int:
