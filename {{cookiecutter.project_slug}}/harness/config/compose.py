@@ -11,7 +11,6 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
@@ -36,7 +35,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     it."""
     with hydra_errors_as_user_errors():
         words = list(normalize_overrides(overrides))
-        with _without_hydra(), initialize_config_dir(str(CONF), version_base=VERSION_BASE):
+        with initialize_config_dir(str(CONF), version_base=VERSION_BASE):
             try:
                 return hydra_compose("train", words)
             except (HydraException, OmegaConfBaseException, yaml.YAMLError):
@@ -44,17 +43,6 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
             # Odd files and odd values make Hydra raise whatever its code stumbles over.
             except Exception as error:
                 raise UserError(_stumbled(words, error)) from error
-
-
-@contextmanager
-def _without_hydra() -> Iterator[None]:
-    """Set a Hydra that is running aside: it allows one at a time, and the sets of a mixture are composed inside it."""
-    running = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().hydra = running
 
 
 Read = dict[tuple[str, ...], DictConfig]

@@ -2,10 +2,12 @@
 once."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from harness.config.check import check
@@ -62,10 +64,22 @@ def _config(name: str, options: dict[str, Any]) -> DictConfig:
                 f"data.sets.{name}.{key}: a set of a mixture has no such option.{nearest(key, OPTIONS)}",
                 cure=f"It has {', '.join(OPTIONS)}; the rest is the mixture's: data.{key}=…",
             )
-    cfg = compose([f"data={data}"])
+    with _without_hydra():
+        cfg = compose([f"data={data}"])
     cfg = OmegaConf.merge(cfg, {"data": options})  # type: ignore[assignment]
     try:
         check(cfg)
     except UserError as error:
         raise UserError(f"data.sets.{name}: {error}") from error
     return cfg.data  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _without_hydra() -> Iterator[None]:
+    """Set a Hydra that is running aside: it allows one at a time, and the sets of a mixture are composed inside it."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = running
