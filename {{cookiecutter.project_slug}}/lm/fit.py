@@ -41,7 +41,7 @@ def train(cfg: DictConfig) -> float | None:
         data = build_data(cfg, config)
 
         def to_try(picks: Picks) -> LmModule:
-            return build_module(cfg, config, data, with_attention(picks, cfg, context), steps=1)
+            return build_module(cfg, config, data, with_attention(picks, cfg, context), steps=1, load=False)
 
         settle_batch_size(cfg, run, data, to_try, row=context)
         spread_step(cfg, row=context, unit="tokens")

@@ -64,7 +64,8 @@ class TokenizerChoice:
         if self.file is None:
             return self.kind
         names = json.dumps(special_tokens(self.file.parent))
-        return hashlib.sha256(self.file.read_bytes() + f"{names}{self.end_of_text}".encode()).hexdigest()
+        more = f"{names}{self.end_of_text}{chat_template(self.file.parent) or ''}"
+        return hashlib.sha256(self.file.read_bytes() + more.encode()).hexdigest()
 
     def build(self, texts: Iterable[str], vocab_size: int, total: int, *, special: Sequence[str] = ()) -> Tokenizer:
         """Return the tokenizer. `texts` are `total` documents; `special` are texts that are one token each."""
