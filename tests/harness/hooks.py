@@ -142,3 +142,13 @@ def forbid(folder: Path, forbidden: bool) -> None:
         subprocess.run(["chattr", "+i" if forbidden else "-i", str(folder)], check=True, capture_output=True)
     else:
         folder.chmod(0o555 if forbidden else 0o755)
+
+
+class Stray(Callback):
+    """Writes to a parameter after every optimizer step, whether it is frozen or not."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        pl_module.network.get_parameter(self.name).data.add_(1)

@@ -77,7 +77,7 @@ def test_what_was_loaded_is_said(train: Callable[..., Path], capsys) -> None:
     capsys.readouterr()
     generate(str(folder), "def ", **HOW | {"max_tokens": 40})
     text, said = capsys.readouterr()
-    assert f"Loaded step 2 from {folder}/checkpoints/step-00000002\n" in said
+    assert f"Loaded step 2 from {folder}/checkpoints/step-00000002, 20 of 20 tensors\n" in said
     assert f"config {folder}/config.yaml: model tiny (LlamaForCausalLM, " in said and "context 16)" in said
     assert "on cpu in float32, " in said and "tokens in " in said
     assert "beyond 16 tokens the older half is forgotten" in said

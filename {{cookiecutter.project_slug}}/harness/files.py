@@ -8,12 +8,15 @@ come from somebody else, so nothing is written through a link, and reading a pip
 import json
 import logging
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+
+from harness.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,28 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = True) -> No
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """Yield a folder beside `target` that takes its place at the end, whole, and goes where anything is raised.
+
+    Raises UserError when something is there already.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is there already.", cure="Name a folder that is not, or move it away.")
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        if target.exists():
+            target.rmdir()
+        beside.rename(target)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error}.", cure="Name another folder, or make room.") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def read_bytes(path: Path) -> bytes | None:

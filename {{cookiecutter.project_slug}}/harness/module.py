@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.batch import Batch, BatchFormat
+from harness.checkpoint.elsewhere import Elsewhere
 from harness.data.exact import ExactData
 from harness.errors import said_of
 from harness.nan.guard import Guard, StepDecision, StepGate, total_norm
@@ -48,6 +49,8 @@ class GuardedModule(LightningModule):
         self.guard = Guard()  # without limits; callbacks/nan_guard.py brings its own
         self.mean: Mean | None = None
         self.decision: StepDecision | None = None
+        # What of `network` a checkpoint leaves out, because it never changes and lies elsewhere.
+        self.weights_elsewhere: Elsewhere | None = None
         self.validated_at = -1  # the optimizer step of the last whole validation
         # For a callback that asks: else they would take memory after the step.
         self.keep_outputs, self.outputs = False, cast("Tensor | None", None)

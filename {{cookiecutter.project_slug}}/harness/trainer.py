@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from harness.callbacks.exact_resume import ExactResume, refuse_inexact
+from harness.callbacks.first_step import FirstStep
 from harness.checkpoint.io import DurableIO
 from harness.checkpoint.read import Checkpoint
 from harness.checkpoint.start import start_weights
@@ -127,7 +128,7 @@ def build_trainer(cfg: DictConfig, picks: Picks, run: Run, point: Checkpoint | N
     trainer: Trainer = instantiate(
         arguments,
         plugins=[*arguments.pop("plugins"), DurableIO(RunFacts.of(run.diary), module)],
-        callbacks=[ExactResume(), *build_all(cfg.callbacks)],
+        callbacks=[ExactResume(), *build_all(cfg.callbacks), FirstStep()],
         logger=build_loggers(
             cfg.logger,
             run_id=run.id,

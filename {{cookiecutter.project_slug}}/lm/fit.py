@@ -22,6 +22,7 @@ from lm.batch import TokenBatch
 from lm.data.show import show
 from lm.models.attention import GPU_ONLY, pick_attention, refuse_leaks
 from lm.models.build import build_model, context_length, count_parameters, model_config, vocabulary_size
+from lm.models.lora import beneath
 from lm.module import LmModule
 from lm.summary import print_summary
 
@@ -41,7 +42,7 @@ def train(cfg: DictConfig) -> float | None:
         data = build_data(cfg, config)
 
         def to_try(picks: Picks) -> LmModule:
-            return build_module(cfg, config, data, with_attention(picks, cfg, context), steps=1)
+            return build_module(cfg, config, data, with_attention(picks, cfg, context), steps=1, load=False)
 
         settle_batch_size(cfg, run, data, to_try, row=context)
         spread_step(cfg, row=context, unit="tokens")
@@ -58,7 +59,7 @@ def train(cfg: DictConfig) -> float | None:
             )
             return cast("float | None", result["val_loss"])
         picks = pick_hardware(cfg, config, steps, run)
-        module = build_module(cfg, config, data, picks, steps)
+        module = build_module(cfg, config, data, picks, steps, load=point is None)
         loss = fit(cfg, run, module, data, picks, point)
         print_summary(run.folder, module.model, data.tokenizer, loss, context=data.context, prompt=cfg.data.prompt)
         return loss
@@ -74,7 +75,8 @@ def build_data(cfg: DictConfig, config: PretrainedConfig | None) -> Any:
     context = context_length(cfg.model, config)
     vocabulary = vocabulary_size(cfg.model, config)
     data.connect(vocab_size=vocabulary, context=context, seed=cfg.seed)
-    if vocabulary > 2 * (size := data.tokenizer.get_vocab_size()):  # embeddings that cost memory and learn nothing
+    size = data.tokenizer.get_vocab_size()
+    if vocabulary > 2 * size and "pretrained" not in cfg.model:  # embeddings that cost memory and learn nothing
         log.warning(
             "The model has %d tokens and the tokenizer only %d: set the vocabulary near that.", vocabulary, size
         )
@@ -103,9 +105,12 @@ def with_attention(picks: Picks, cfg: DictConfig, context: int) -> Picks:
     return picks
 
 
-def build_module(cfg: DictConfig, config: PretrainedConfig | None, data: Any, picks: Picks, steps: int) -> LmModule:
-    """Return the model with its optimizer and schedule, still without weights of an earlier attempt."""
-    model = build_model(cfg.model, config, attention=picks.attention, special_ids=data.special_ids)
+def build_module(
+    cfg: DictConfig, config: PretrainedConfig | None, data: Any, picks: Picks, steps: int, *, load: bool = True
+) -> LmModule:
+    """Return the model with its optimizer and schedule, still without weights of an earlier attempt; `load` says that
+    there is none."""
+    model = build_model(cfg.model, config, attention=picks.attention, special_ids=data.special_ids, load=load)
     if getattr(data, "packing", True) in APART and picks.attention not in GPU_ONLY:
         refuse_leaks(model)
     make_optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")
@@ -119,4 +124,5 @@ def build_module(cfg: DictConfig, config: PretrainedConfig | None, data: Any, pi
         # The first token of a window is predicted by nothing.
         labels_per_batch=cfg.data.batch_size * (context_length(cfg.model, config) - 1),
         compiled=picks.compile,
+        elsewhere=beneath(cfg.model, model),
     )

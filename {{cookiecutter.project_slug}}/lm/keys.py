@@ -32,13 +32,21 @@ SIZES = {
 LENGTH = "max_position_embeddings"
 # Arguments of transformers' configs that no class annotates.
 OLD_NAMES = {"rope_theta", "rope_scaling", "torch_dtype", "num_labels", "attn_implementation", "use_cache"}
+OF_PRETRAINED = {"revision", "dtype", "safetensors", "trust_remote_code", "lora"}
 # What people type who come from other tools, by what it is called here.
 HABITS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("habits.yaml").read_text(encoding="utf-8"))
 
 
+class Lora(Section):
+    r: Positive = extra("the rank of the matrices that are trained")
+    alpha: Above0 = extra("their product counts alpha / r")
+    dropout: Share = extra("the dropout before them")
+    target_modules: list[Text] | None = extra("ends of the names of the modules that get them; null for peft's choice")
+
+
 class Model(Section):
     kept: ClassVar[frozenset[str]] = frozenset(
-        ["name", "peak_lr", "gradient_checkpointing", "attention", "compile", "config"]
+        ["name", "peak_lr", "gradient_checkpointing", "attention", "compile", "config", "freeze"]
     )
     name: Text = key("the first part of the run's name")
     peak_lr: Amount = key("the peak learning rate that suits this size; optimizer.lr takes it")
@@ -46,6 +54,14 @@ class Model(Section):
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = key("the attention kernel")
     compile: Literal["auto"] | Flag = key("torch.compile for training steps")
     config: dict[Any, Any] | Text | None = extra("a transformers config class with its arguments, or a folder with one")
+    freeze: list[Text] | None = extra("patterns of parameters that are not trained, such as ['transformer.h.0.*']")
+    pretrained: Text = extra("a model with its weights: a folder, or a name on a hub")
+    revision: Text | None = extra("its branch, tag or commit")
+    context: Positive | None = extra("the tokens of a window: at most what the model can see")
+    dtype: Literal["float32", "bfloat16", "float16"] = extra("the type of the weights")
+    safetensors: Flag = extra("true reads safetensors alone; false pytorch_model.bin, too")
+    trust_remote_code: Flag = extra("run the Python files that lie beside the weights")
+    lora: Lora = extra("train low-rank matrices beside the weights of the model, and nothing else")
 
 
 class Data(Section):
@@ -126,6 +142,8 @@ class Keys(Root):
     @classmethod
     def complaints(cls, cfg: "DictConfig") -> Iterator[str]:
         yield from super().complaints(cfg)
+        if "pretrained" not in cfg.model and (others := sorted(OF_PRETRAINED & set(cfg.model))):
+            yield f"model.{others[0]} is a key of model=pretrained, which model={cfg.model.name} is not."
         config = cfg.model.get("config")
         target = "" if config is None or isinstance(config, str) else str(config.get("_target_", ""))
         names: dict[str, str] = {}

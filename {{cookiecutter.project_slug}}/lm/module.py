@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from harness.batch import Batch
+from harness.checkpoint.elsewhere import Elsewhere
 from harness.module import GuardedModule
 from lm.batch import NO_LABEL, TokenBatch, model_inputs
 from lm.optim.groups import build_optimizer
@@ -33,9 +34,11 @@ class LmModule(GuardedModule):
         format: TokenBatch,
         labels_per_batch: float,
         compiled: bool = False,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         super().__init__(labels_per_batch=labels_per_batch, format=format)
         self.model = model
+        self.weights_elsewhere = elsewhere
         self.tokenizer = format.tokenizer
         # transformers would build a key-value cache, which training never reads.
         self.options = {"use_cache": False} if isinstance(model, PreTrainedModel) else {}
@@ -65,6 +68,8 @@ class LmModule(GuardedModule):
         files |= getattr(getattr(self.trainer, "datamodule", None), "tokenizer_files", {})  # with its special tokens
         if isinstance(self.model, PreTrainedModel):
             files["config.json"] = self.model.config.to_json_string()
+            if (how := self.model.generation_config) and not how._from_model_config:  # a pretrained model's own
+                files["generation_config.json"] = how.to_json_string()
         return files
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -179,7 +179,11 @@ class DurableCheckpoint(Callback):
 
     def _check_disk(self, module: LightningModule) -> None:
         # Weights and AdamW's two moments; another optimizer may need less.
-        size = 3 * sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+        elsewhere = getattr(module, "weights_elsewhere", None)
+        size = sum(
+            parameter.numel() * parameter.element_size() * (3 if parameter.requires_grad else elsewhere is None)
+            for parameter in module.parameters()
+        )
         kept = self.retention.last + self.retention.best
         warnings = preflight(self._folder, checkpoint_bytes=size, checkpoints=kept, seconds_between=self.every_seconds)
         for warning in warnings:

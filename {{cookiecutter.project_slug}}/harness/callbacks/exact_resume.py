@@ -1,5 +1,6 @@
 """Makes what a checkpoint holds exact, whoever asks for it. Always there, and first: it is not a matter of taste."""
 
+import logging
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,10 +9,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder
 
 from harness.checkpoint import read, rng
-from harness.checkpoint.io import at_boundary, run_facts
+from harness.checkpoint.io import at_boundary, run_facts, stored_model
+from harness.checkpoint.loaded import loaded
 from harness.checkpoint.moments import load_by_name, refuse_another_kind
 from harness.distributed import all_gather
 from harness.errors import UserError
+
+log = logging.getLogger(__name__)
 
 # Why a callback of Lightning cannot be here, and what to type instead.
 INEXACT = {
@@ -42,12 +46,14 @@ class ExactResume(Callback):
     def __init__(self) -> None:
         self._rng: dict[str, Any] | None = None  # what the generators are set to at the next boundary
         self._loaded: dict[str, Any] = {}
+        self._source: read.Checkpoint | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         refuse_inexact(trainer.callbacks)  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         source: read.Checkpoint = checkpoint.pop("source")
+        self._source = source
         self._rng = read.load_rng(source, trainer.global_rank)
         own = source.manifest.get("run_id") == run_facts(trainer).id
         if own and source.manifest.get("ended_early") == [trainer.max_steps, trainer.max_epochs]:
@@ -82,6 +88,12 @@ class ExactResume(Callback):
             "data": getattr(data, "described", None),
             "ranks": trainer.world_size,
         }
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._source is not None:
+            network, place = stored_model(pl_module)[1], self._source.path.as_posix()
+            tensors = len(read.load_names(self._source))
+            log.info("%s", loaded(network, place, tensors=tensors, optimizers=trainer.optimizers))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._rng is not None:

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import CheckpointIO
 from torch import Tensor, nn
 
-from harness.checkpoint import read, shards
+from harness.checkpoint import elsewhere, read, shards
 from harness.checkpoint.average import keepers
 from harness.checkpoint.match import fitted
 from harness.checkpoint.moments import NAMES
@@ -18,13 +18,17 @@ from harness.checkpoint.write import write
 from harness.distributed import is_split
 from harness.run.facts import RunFacts
 
+# Where Lightning keeps the weights that training goes on with, when `state_dict` holds their average.
+AVERAGED = "current_model_state"
+
 
 class DurableIO(CheckpointIO):
     """A plugin for Lightning's Trainer: `trainer.save_checkpoint` and `trainer.fit(ckpt_path=FOLDER)` then work on
     checkpoints. `facts` go into the manifests of the run.
 
     `model.safetensors` holds the weights of `module.network` under that network's own names; of a module that is no
-    GuardedModule those of `module.model`, if there is one, else of all of it.
+    GuardedModule those of `module.model`, if there is one, else of all of it. What `module.weights_elsewhere` names is
+    left out, and stays as the module has it when a checkpoint is loaded.
 
     A disk that refuses a checkpoint is noted in `failure`, not raised: the other ranks wait for this one behind the
     save.
@@ -38,11 +42,16 @@ class DurableIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Checkpoint beside `path`. `storage_options` are further entries of the manifest."""
-        state, prefix = checkpoint.pop("state_dict"), stored_model(self.module)[0]
+        prefix, beneath = stored_model(self.module)[0], elsewhere.of(self.module)
+        state = elsewhere.stored(checkpoint.pop("state_dict"), beneath, prefix)
+        if AVERAGED in checkpoint:
+            checkpoint[AVERAGED] = elsewhere.stored(checkpoint[AVERAGED], beneath, prefix)
         weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
         others = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
         rng, files = checkpoint.pop("rng", ()), checkpoint.pop("files", {})
         about = {**checkpoint.pop("about", {}), **(storage_options or {})}
+        if beneath:
+            about[elsewhere.ENTRY] = beneath.entry
         try:
             self.checkpoint = write(
                 Path(path).parent,
@@ -62,14 +71,17 @@ class DurableIO(CheckpointIO):
     ) -> dict[str, Any]:
         checkpoint = read.open_checkpoint(Path(path))
         prefix, model = stored_model(self.module)
-        wanted = model.state_dict()
-        if any(is_split(tensor) for tensor in wanted.values()):
-            weights = own_weights(checkpoint, wanted)
+        beneath, state_now = elsewhere.of(self.module), model.state_dict()
+        if any(is_split(tensor) for tensor in state_now.values()):
+            elsewhere.refuse_others(checkpoint, beneath)
+            weights = state_now | own_weights(checkpoint, elsewhere.stored(state_now, beneath))
             trainer = own_trainer(checkpoint, dict(self.module.named_parameters()))
         else:
             trainer = read.load_trainer(checkpoint)
-            weights = fitted(read.load_weights(checkpoint), wanted, source=checkpoint.path)
+            weights = elsewhere.whole_state(checkpoint, model, beneath)
         state = trainer["state_dict"] | {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+        if AVERAGED in trainer:
+            trainer[AVERAGED] = {**state, **trainer[AVERAGED]}
         return {**trainer, "state_dict": state, "source": checkpoint}
 
     def remove_checkpoint(self, path: str | Path) -> None:

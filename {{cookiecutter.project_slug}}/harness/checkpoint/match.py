@@ -61,9 +61,10 @@ def misfit(
     if not any(row.startswith("shape") for row in rows) and not matched(weights, wanted).fitting:
         examples = f"it has {next(iter(weights), 'none')}, the model has {next(iter(wanted), 'none')}"
         return UserError(f"No weight in {source} belongs to this model: {examples}.", cure="Is it another model=…?")
-    return UserError(_table(rows, source), cure=cure)
+    return UserError(table(rows, source), cure=cure)
 
 
-def _table(rows: list[str], source: Path) -> str:
+def table(rows: list[str], source: Path) -> str:
+    """Return the lines that say what does not fit, not too many."""
     more = [f"and {len(rows) - MOST_ROWS} more"] if len(rows) > MOST_ROWS else []
     return "\n  ".join([f"The weights in {source} do not fit the model:", *sorted(rows)[:MOST_ROWS], *more]) + "\n"

@@ -149,6 +149,15 @@ def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
         return weights | {name: weights[kept] for name, kept in aliases.items()}
 
 
+def load_names(checkpoint: Checkpoint) -> list[str]:
+    """Return the names of the weights that a checkpoint holds, tied ones once, in however many files."""
+    names: dict[str, None] = {}
+    for path in checkpoint.holding(WEIGHTS):
+        with _named(path), safe_open(path, "pt") as file:
+            names |= dict.fromkeys(file.keys())
+    return list(names)
+
+
 def load_trainer(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the trainer's state with its tensors in their places, on the CPU; tied ones are one tensor."""
     tree = load_tree(checkpoint)

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule
 from omegaconf import DictConfig
 
-from harness.checkpoint import read
+from harness.checkpoint import elsewhere, read
 from harness.checkpoint.io import stored_model
 from harness.checkpoint.match import matched, misfit
 from harness.checkpoint.resume import locate
@@ -28,8 +28,9 @@ def start_weights(cfg: DictConfig, module: LightningModule) -> None:
     if not path.exists():
         raise UserError(f"There is no {path}.", cure="Name a run folder or a checkpoint folder with start_from=PATH.")
     checkpoint = locate(path)[1]
-    model, weights = stored_model(module)[1], read.load_weights(checkpoint)
-    wanted, allowed = model.state_dict(), cfg.get("start_from_allow") or []
+    model, weights, beneath = stored_model(module)[1], read.load_weights(checkpoint), elsewhere.of(module)
+    elsewhere.refuse_others(checkpoint, beneath)
+    wanted, allowed = elsewhere.stored(model.state_dict(), beneath), cfg.get("start_from_allow") or []
     found = matched(weights, wanted)
     rows = [row for name, row in found.rows.items() if not any(fnmatch(name, pattern) for pattern in allowed)]
     if rows or not found.fitting:

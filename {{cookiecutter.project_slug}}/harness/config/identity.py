@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from typing import Any
@@ -66,13 +67,14 @@ def digest(cfg: DictConfig) -> str:
 
 
 def default_name(cfg: DictConfig) -> str:
-    """Return `<model>-<data>-<hash>`, for example `14m-stdlib-1f0c9a3e`."""
+    """Return `<model>-<data>-<hash>`, for example `14m-stdlib-1f0c9a3e`; of a path the last part is taken."""
     return name_of(cfg, digest(cfg))
 
 
 def name_of(cfg: DictConfig, mark: str) -> str:
     """As `default_name`, for an experiment whose digest is known."""
-    return f"{cfg.model.name}-{cfg.data.name}-{mark[:8]}"
+    model, data = (re.split(r"[/\\]", str(name).rstrip("/\\"))[-1] for name in (cfg.model.name, cfg.data.name))
+    return f"{model}-{data}-{mark[:8]}"
 
 
 def difference(old: DictConfig, new: DictConfig) -> list[str]:

@@ -91,6 +91,8 @@ def _doubts(node: Any, key: str) -> Iterator[tuple[str, str, str]]:
             if name == "_target_":
                 if not is_allowed(value):
                     yield place, str(value), value if isinstance(value, str) and "${" not in value else place
+            elif name == "trust_remote_code" and value:
+                yield place, f"{value}: runs the code that lies beside the model's weights", place
             elif "attn_implementation" in str(name) or place == "model.attention":
                 if "/" in str(value) or "${" in str(value):  # transformers would fetch a kernel from the hub
                     yield place, str(value), place

@@ -32,7 +32,14 @@ from harness.errors import UserError
 from harness.run import artifact
 from lm.data.encode import encoded, encoded_already
 from lm.data.sources import Source
-from lm.data.tokenizer import NOT_REPEATABLE, TokenizerChoice, load_tokenizer, special_ids, tokenizer_config
+from lm.data.tokenizer import (
+    NOT_REPEATABLE,
+    TokenizerChoice,
+    chat_template,
+    load_tokenizer,
+    special_ids,
+    tokenizer_config,
+)
 
 log = logging.getLogger(__name__)
 
@@ -203,6 +210,8 @@ def _write_tokenizer(
 ) -> Tokenizer:
     log.info("The tokenizer (%s) learns from %s documents", choice, f"{len(sample):,}")
     special, template = extras
+    if template is None and choice.file is not None:
+        template = chat_template(choice.file.parent)
     texts = (content.decode("utf-8", "surrogatepass") for content in sample)
     tokenizer = choice.build(texts, recipe.vocab_size, len(sample), special=special)
     config = tokenizer_config(choice.names(tokenizer), special)

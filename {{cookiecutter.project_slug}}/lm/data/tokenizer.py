@@ -9,12 +9,14 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from harness.errors import UserError
+from harness.hub import snapshot
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
@@ -30,13 +32,19 @@ NOT_REPEATABLE = ("unigram",)
 # a small model are the same either way, its tokens a little longer.
 PIECE = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|[\r\n]+|\s+(?!\S)|\s+"
 
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja")
+
 
 class TokenizerChoice:
     """`kind` is trained here: byte-level `bpe` or `unigram`, plain `bytes`, the most frequent `characters`. `path` is a
-    tokenizer.json, or a folder with one, taken as it is; `end_of_text` is its token for that, where it cannot be told.
+    tokenizer.json, a folder with one, or the name of one on a hub, in `revision`, taken as it is; `end_of_text` is its
+    token for that, where it cannot be told.
     """
 
-    def __init__(self, kind: str = "bpe", path: str | None = None, end_of_text: str | None = None) -> None:
+    def __init__(
+        self, kind: str = "bpe", path: str | None = None, end_of_text: str | None = None, revision: str | None = None
+    ) -> None:
+        self.revision = revision
         self.kind = kind
         self.path = path
         self.end_of_text = end_of_text
@@ -46,7 +54,7 @@ class TokenizerChoice:
         """The tokenizer.json that is given. Raises UserError where there is none, and for a kind that there is not."""
         if self.kind not in KINDS:
             raise UserError(f"data.tokenizer.kind={self.kind} is none of {', '.join(KINDS)}.")
-        return None if self.path is None else _given(self.path)
+        return None if self.path is None else _given(self.path, self.revision)
 
     def __str__(self) -> str:
         return self.kind if self.file is None else self.file.as_posix()
@@ -56,7 +64,8 @@ class TokenizerChoice:
         if self.file is None:
             return self.kind
         names = json.dumps(special_tokens(self.file.parent))
-        return hashlib.sha256(self.file.read_bytes() + f"{names}{self.end_of_text}".encode()).hexdigest()
+        more = f"{names}{self.end_of_text}{chat_template(self.file.parent) or ''}"
+        return hashlib.sha256(self.file.read_bytes() + more.encode()).hexdigest()
 
     def build(self, texts: Iterable[str], vocab_size: int, total: int, *, special: Sequence[str] = ()) -> Tokenizer:
         """Return the tokenizer. `texts` are `total` documents; `special` are texts that are one token each."""
@@ -134,6 +143,16 @@ def special_tokens(folder: Path) -> dict[str, str]:
     return found
 
 
+def chat_template(folder: Path) -> str | None:
+    """Return the chat template that lies in a folder: a file of its own or, in older ones, in tokenizer_config.json."""
+    with suppress(OSError):
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    with suppress(OSError, ValueError, AttributeError):
+        found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+        return found if isinstance(found, str) else None
+    return None
+
+
 def special_ids(tokenizer: Tokenizer, folder: Path) -> dict[str, int | None]:
     """Return what a model's config has to know: `eos_token_id`, `bos_token_id`, `pad_token_id`.
 
@@ -164,9 +183,11 @@ def tokenizer_config(names: dict[str, str], special: Sequence[str]) -> str:
     return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
 
 
-def _given(path: str) -> Path:
+def _given(path: str, revision: str | None) -> Path:
     file = Path(path).expanduser()
-    file = file / "tokenizer.json" if file.is_dir() else file
+    if not file.is_file() and file.suffix != ".json":
+        found = functools.partial(snapshot, files=FILES, whole=lambda folder: (folder / FILES[0]).is_file())
+        file = found(path, revision=revision, key="data.tokenizer.path") / FILES[0]
     if not file.is_file():
         raise UserError(
             f"There is no tokenizer at data.tokenizer.path={path} (looked for {file}).",

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from harness.checkpoint import read
+from harness.checkpoint import elsewhere, read
 from harness.checkpoint.resume import locate
 from harness.console import say
 from harness.errors import UserError
@@ -21,6 +21,7 @@ from harness.run.received import admit
 from lm.data.tokenizer import special_ids
 from lm.models.attention import pick_attention
 from lm.models.build import build_model, context_length, model_config
+from lm.models.lora import beneath
 
 
 @dataclass
@@ -53,13 +54,13 @@ def load(path: str, *, parts: Sequence[str] = ("model",), trust: Sequence[str] =
     cfg = run_folder.config(folder)
     # A run may come from anybody, and building its config runs what it names.
     admit(cfg, parts, folder, trusted=trust)
-    config = model_config(cfg.model)
+    config = model_config(cfg.model, checkpoint.path)
     model, attention = build(cfg, config)
-    model.load_state_dict(read.load_weights(checkpoint))
+    model.load_state_dict(elsewhere.whole_state(checkpoint, model, beneath(cfg.model, model)))
     tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
     if config is not None:
         config.update(special_ids(tokenizer, checkpoint.path))
-    model = model.eval().to(torch.device(best_device()))
+    model = model.eval().float().to(torch.device(best_device()))
     trained = Trained(folder, cfg, model, tokenizer, context_length(cfg.model, config), checkpoint, attention)
     say(*described(trained))
     return trained
@@ -70,18 +71,19 @@ def build(cfg: DictConfig, config: PretrainedConfig | None) -> tuple[nn.Module, 
     context, fix = context_length(cfg.model, config), bool(cfg.trainer.mps_fix)
     asked, _ = pick_attention(str(cfg.model.attention), best_device(), "32-true", context, mps_fix=fix)
     try:
-        return build_model(cfg.model, config, attention=asked), asked
+        return build_model(cfg.model, config, attention=asked, load=False), asked
     except UserError as error:  # a kernel for another device, or a package that is not here
         reason = str(error).splitlines()[0]
         say(f"model.attention={asked} is not available here, so it is sdpa: {reason}")
-        return build_model(cfg.model, config, attention="sdpa"), "sdpa"
+        return build_model(cfg.model, config, attention="sdpa", load=False), "sdpa"
 
 
 def described(trained: Trained) -> Iterator[str]:
     """Yield which step, config and device it is, and what of them makes it slow."""
     size = sum(parameter.numel() for parameter in trained.model.parameters())
+    tensors = len(read.load_names(trained.checkpoint))
     what = f"{type(trained.model).__name__}, {size:,} parameters, context {trained.context:,}"
-    yield f"Loaded step {trained.step:,} from {trained.checkpoint.path.as_posix()}"
+    yield f"Loaded step {trained.step:,} from {trained.checkpoint.path.as_posix()}, {tensors} of {tensors} tensors"
     yield f"  config {trained.folder.as_posix()}/config.yaml: model {trained.cfg.model.get('name', 'unnamed')} ({what})"
     yield f"  on {trained.device} in float32, {trained.attention} attention"
     if trained.device == "cpu" and shutil.which("nvidia-smi"):

@@ -1,12 +1,15 @@
-"""The model that the config describes, with fresh weights.
+"""The model that the config describes: with fresh weights, or with those of a pretrained one.
 
 config: {_target_: transformers.LlamaConfig, …}     any causal language model of transformers, by its config class
 config: path/to/a/folder                            by a config.json on disk, or a name on the hub
 _target_: my_models.Bigram, vocab_size: 300, …      any torch module: forward(input_ids) -> logits (B, T, V), or an
                                                     object with `.logits`. With a `config` it is given that.
+pretrained: gpt2, …                                 see pretrained.py; with `lora: {…}` lora.py
+freeze: [transformer.h.0.*, …]                      parameters of any of them that are not trained, by patterns
 """
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,17 +19,25 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from harness.checkpoint.loaded import loaded
 from harness.errors import UserError, said_of
+from harness.frozen import freeze
 from lm.models import attention as _attention  # noqa: F401  (registers its kernel)
+from lm.models.lora import add_lora
+from lm.models.pretrained import generation_config, load_pretrained, pretrained_config
 
 log = logging.getLogger(__name__)
 
 # Keys of conf/model/ that say how to train a model; all others are arguments of a model class of one's own.
-NOT_ARGUMENTS = {"name", "peak_lr", "gradient_checkpointing", "attention", "compile", "config"}
+NOT_ARGUMENTS = {"name", "peak_lr", "gradient_checkpointing", "attention", "compile", "config", "freeze"}
 
 
-def model_config(model: DictConfig) -> PretrainedConfig | None:
-    """Return the transformers config of `cfg.model`, None for a torch module without one."""
+def model_config(model: DictConfig, checkpoint: Path | None = None) -> PretrainedConfig | None:
+    """Return the transformers config of `cfg.model`, None for a torch module without one. A `checkpoint` of a run knows
+    that of its pretrained model."""
+    if model.get("pretrained"):
+        own = checkpoint and not model.trust_remote_code and (checkpoint / "config.json").is_file()
+        return pretrained_config(model, checkpoint if own else None)
     config = model.get("config")
     if config is None:
         return None
@@ -42,8 +53,11 @@ def vocabulary_size(model: DictConfig, config: PretrainedConfig | None) -> int:
 
 def context_length(model: DictConfig, config: PretrainedConfig | None) -> int:
     """Return how many tokens the model can see, whatever its config calls it."""
-    # transformers maps GPT-2's n_positions to this name.
-    return int(model.context if config is None else config.max_position_embeddings)
+    if config is None:
+        return int(model.context)
+    # transformers maps GPT-2's n_positions to this name; some models have no such limit.
+    limits = (getattr(config, "max_position_embeddings", None), model.get("context") if "pretrained" in model else None)
+    return int(min(limit for limit in limits if limit is not None))
 
 
 def build_model(
@@ -52,15 +66,30 @@ def build_model(
     *,
     attention: str = "eager",
     special_ids: dict[str, int | None] | None = None,
+    load: bool = True,
 ) -> nn.Module:
-    """Return a freshly initialized model. Takes random numbers from torch's global generator.
+    """Return the model at the beginning of a run. Takes random numbers from torch's global generator.
 
-    special_ids: bos_token_id, eos_token_id and pad_token_id, as the tokenizer has them.
+    special_ids: bos_token_id, eos_token_id and pad_token_id, as the tokenizer has them. load: false where a checkpoint
+    is about to bring all weights, so that those of a pretrained model are not wanted.
     """
     if config is not None:
         for name, token in (special_ids or {}).items():
-            setattr(config, name, token)
-    built = _fresh(model, config, attention)
+            known = getattr(config, name, None)
+            if not (isinstance(known, list) and token in known):  # a chat model may have several ends
+                setattr(config, name, token)
+    if model.get("pretrained") and config is not None and (load or model.get("lora")):
+        built: nn.Module = load_pretrained(model, config, attention)
+    else:
+        built = _fresh(model, config, attention)
+        if model.get("pretrained") and config is not None and (how := generation_config(config)):
+            built.generation_config = how  # type: ignore[assignment]
+    tensors = len(list(built.parameters()))
+    if model.get("lora"):
+        add_lora(model, built)
+    freeze(built, model.get("freeze") or (), key="model.freeze")
+    if model.get("pretrained") and (load or model.get("lora")):
+        log.info("%s", loaded(built, str(model.pretrained), tensors=tensors))
     if model.gradient_checkpointing:
         recompute_activations(built)
     return built
@@ -97,6 +126,9 @@ def recompute_activations(model: nn.Module) -> list[str]:
 
 @said_of("model")
 def _fresh(model: DictConfig, config: PretrainedConfig | None, attention: str) -> nn.Module:
+    if model.get("pretrained"):
+        more = {"dtype": getattr(torch, model.dtype), "trust_remote_code": model.trust_remote_code}
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention, **more)  # type: ignore[no-any-return]
     if "_target_" not in model:
         return AutoModelForCausalLM.from_config(config, attn_implementation=attention)  # type: ignore[no-any-return]
     values: Any = OmegaConf.to_container(model, resolve=True)

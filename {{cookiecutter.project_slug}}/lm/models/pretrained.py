@@ -1,0 +1,116 @@
+"""A causal language model of transformers with its weights: from a folder, or from a hub and then from its cache.
+
+What is loaded is what the model needs, tensor by tensor; anything else is an error that names it. Nothing is run that
+lies beside the weights, and no pickle is read, unless the config says so.
+"""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as their_logging
+
+from harness.checkpoint.match import table
+from harness.config.names import nearest
+from harness.errors import UserError
+from harness.hub import INDEX, PICKLES, has_weights, refuse_without_safetensors, snapshot
+
+FILES = (
+    "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors", INDEX, "*.jinja",
+    "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
+)  # fmt: skip
+
+
+def folder_of(model: DictConfig) -> Path:
+    """Return the folder of config.json, weights and tokenizer that `model.pretrained` names."""
+    also = (*([] if model.safetensors else [PICKLES]), *(["*.py"] if model.trust_remote_code else []))
+    name, revision = str(model.pretrained), model.get("revision")
+    whole = functools.partial(has_weights, pickles=not model.safetensors)
+    return snapshot(name, revision=revision, files=(*FILES, *also), whole=whole, key="model.pretrained")
+
+
+def pretrained_config(model: DictConfig, folder: Path | None = None) -> PretrainedConfig:
+    """Return the model's own config, or the one in `folder`, such as a checkpoint that was trained from it."""
+    with _as_sentences(model):
+        config = AutoConfig.from_pretrained(folder or folder_of(model), trust_remote_code=model.trust_remote_code)
+    for key, value in (model.get("config") or {}).items():  # dropout, say
+        if not hasattr(config, key):
+            raise UserError(f"There is no key model.config.{key}.{nearest(key, list(config.to_dict()))}")
+        setattr(config, key, value)
+    return config  # type: ignore[no-any-return]
+
+
+def generation_config(config: PretrainedConfig) -> GenerationConfig | None:
+    """Return how the model is to be sampled, as it lies beside the config; None where nothing does."""
+    beside = Path(str(config.name_or_path)) / "generation_config.json"
+    return GenerationConfig.from_pretrained(beside.parent) if beside.is_file() else None
+
+
+def load_pretrained(model: DictConfig, config: PretrainedConfig, attention: str) -> PreTrainedModel:
+    """Return the model with its weights in `model.dtype`. Raises UserError where a tensor is missing, unexpected or of
+    another shape."""
+    folder = folder_of(model)
+    if model.safetensors:
+        refuse_without_safetensors(folder, str(model.pretrained), key="model.safetensors")
+    with _as_sentences(model):
+        loading: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=getattr(torch, model.dtype),
+            attn_implementation=attention,
+            use_safetensors=True if model.safetensors else None,
+            trust_remote_code=model.trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # then they are listed
+        )
+    loaded, found = loading
+    rows = [f"missing     {name}" for name in found["missing_keys"]]
+    rows += [f"unexpected  {name}" for name in found["unexpected_keys"]]
+    shapes = ((name, tuple(have), tuple(want)) for name, have, want in found["mismatched_keys"])
+    rows += [f"shape       {name}: {have} in the file, {want} in the model" for name, have, want in shapes]
+    if rows:
+        raise UserError(table(rows, folder), cure="Its config.json and its weights do not belong together.")
+    return loaded.train()  # type: ignore[no-any-return]  # from_pretrained leaves dropout off
+
+
+def revision_of(model: DictConfig) -> str:
+    """Return the commit where a hub's cache says it, else what was asked for."""
+    folder = folder_of(model)
+    return folder.name if folder.parent.name == "snapshots" else str(model.get("revision") or "a folder")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what transformers says on its way, and its progress bars."""
+    before, bars = their_logging.get_verbosity(), their_logging.is_progress_bar_enabled()
+    their_logging.set_verbosity_error()
+    their_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        their_logging.set_verbosity(before)
+        if bars:
+            their_logging.enable_progress_bar()
+
+
+@contextmanager
+def _as_sentences(model: DictConfig) -> Iterator[None]:
+    """Turn what transformers raises for a folder into one sentence."""
+    try:
+        with quiet():
+            yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason: Any = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{model.pretrained} needs Python files of its own, which lie beside its weights and would run here.",
+                cure="If you have read and trust them: model.trust_remote_code=true.",
+            ) from error
+        raise UserError(f"model.pretrained={model.pretrained} cannot be loaded: {reason}") from error
