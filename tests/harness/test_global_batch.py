@@ -123,6 +123,6 @@ def test_the_batch_size_that_was_found_is_kept(train, caplog, monkeypatch) -> No
     assert f"192 tokens a step: 1 rank x {spread} row" in caplog.text
     named = train(*base, f"data.batch_size={spread}", "run.name=named")
     assert recorded(named) == recorded(tried)  # what was tried has left no trace
-    monkeypatch.setattr("harness.trainer.rows_that_fit", None)
+    monkeypatch.setattr("harness.batch_size.rows_that_fit", None)
     assert train("data.batch_size=auto", *base, "trainer.max_steps=5") == tried
     assert len(recorded(tried)) == 5
