@@ -80,7 +80,7 @@ def test_validation_and_the_last_words_are_those_of_the_average(train, capsys) -
     folder = train(*EMA, "run.name=words")
     result = json.loads((folder / "run.json").read_text(encoding="utf-8"))["result"]
     trained = load(str(folder))
-    nats, tokens = score(trained, validation_data(trained))
+    nats, tokens = score(trained, validation_data(trained)[""])
     assert result["val_loss"] == pytest.approx(nats / tokens, abs=1e-5)
     loaded = AutoModelForCausalLM.from_pretrained(newest(folder).path)
     for name, tensor in loaded.state_dict().items():

@@ -49,6 +49,8 @@ class ExactResume(Callback):
         self._source: read.Checkpoint | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Where our modules override it, they are sharded, and an average is refused.
+        warnings.filterwarnings("ignore", message=".*with a model that overrides the configure_model")
         refuse_inexact(trainer.callbacks)  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

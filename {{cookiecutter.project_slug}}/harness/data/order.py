@@ -90,7 +90,7 @@ class TrainingOrder(Sampler[list[int]]):
         rank: int = 0,
         world: int = 1,
         accumulate: int = 1,
-        limit: int | None = None,
+        limit: float | None = None,
         order: Order | None = None,
     ) -> None:
         self.order = order or shuffled(size, seed)

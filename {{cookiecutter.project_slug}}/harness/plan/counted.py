@@ -47,16 +47,16 @@ def without_content(cfg: DictConfig) -> Iterator[None]:
 class Counting:
     """Stands where Lightning's Trainer would, and takes its arguments; `fit` counts a step and raises what it found."""
 
-    def __init__(self, callbacks: Any = (), **arguments: Any) -> None:
+    def __init__(self, callbacks: Any = (), accelerator: str = "auto", **arguments: Any) -> None:
         self.callbacks = list(callbacks)
         self.loggers: list[Any] = []
         self.strategy = arguments.get("strategy")
-        self.device = {"gpu": "cuda"}.get(arguments["accelerator"], arguments["accelerator"])
+        self.device = {"gpu": "cuda"}.get(accelerator, accelerator)
         self.precision = str(arguments.get("precision", "16-mixed"))  # else a plugin of ours has it
         self.accumulate = int(arguments.get("accumulate_grad_batches") or 1)
         self.limit_val_batches: Any = None
 
-    def fit(self, module: GuardedModule, data: ExactData, **_: Any) -> None:
+    def fit(self, module: GuardedModule, data: ExactData, **options: Any) -> None:
         kind, _, how = self.precision.partition("-")
         autocast = torch.autocast("cpu", TYPES.get(kind, torch.bfloat16), enabled=how == "mixed")
         sizes, operations = count(module, batch_of(data), self.accumulate, autocast)
