@@ -387,3 +387,9 @@ def test_what_our_advice_changes_is_the_same_run_and_is_said() -> None:
 def test_the_value_of_a_flag_that_there_is_not_is_no_flag() -> None:
     with pytest.raises(UserError, match=r"^There is no flag --max_steps\. Type trainer\.max_steps=1\.?$"):
         arguments_of_hydra(["model=tiny", "seed=1", "--max_steps", "1"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of that kernel
+def test_a_kernel_that_this_device_lacks_is_a_sentence(train) -> None:
+    with pytest.raises(UserError, match="This device cannot compute that: .*model.attention=sdpa"):
+        train("model.attention=flex_attention", "trainer.accelerator=cpu")

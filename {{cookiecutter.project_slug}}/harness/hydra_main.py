@@ -110,8 +110,8 @@ def prepare(overrides: Sequence[str], *, clear: bool = False) -> list[str]:
     cfg = compose(overrides)
     check_all([cfg], clear=clear)
     if is_sweep(cfg):
-        what = "This is a sweep, and without -m there is one run."
-        raise UserError(what, cure=f"Type python train.py -m {' '.join(overrides)}")
+        typed = " ".join(word.removeprefix("++") for word in overrides)  # which `normalize_overrides` adds
+        raise UserError("This is a sweep: without -m there is one run.", cure=f"Type python train.py -m {typed}")
     look([cfg])
     refuse_what_is_not_here([cfg])
     from harness.run.folder import choose_folder  # not sooner: a wrong value is answered without

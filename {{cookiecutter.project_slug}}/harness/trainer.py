@@ -205,6 +205,9 @@ def said_to_the_user(name: str) -> Iterator[None]:
         if "DataLoader worker" in str(error):
             cure = f"{goes_on}; data.num_workers=0 loads without processes."
             raise UserError(f"A loader worker died ({error}).", cure=cure) from error
+        if isinstance(error, NotImplementedError) and "device" in str(error):  # torch's, of a kernel that is missing
+            cure = "Take another trainer=…, or another kernel, such as model.attention=sdpa."
+            raise UserError(f"This device cannot compute that: {' '.join(str(error).split())}", cure=cure) from error
         if out_of_memory(error):
             smaller = f"run.name={name} data.batch_size=… or model.gradient_checkpointing=true"
             cure = f"{goes_on}; add {smaller} and the same run takes less."
