@@ -42,7 +42,10 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     if not (program := os.environ.get("SLURM_ONE_NODE")):
         pytest.skip("there is no sbatch on PATH, and SLURM_ONE_NODE does not say what starts a cluster")
     folder = tmp_path_factory.mktemp("slurm")
-    started = subprocess.run([program, "start", str(folder)], capture_output=True, text=True, encoding="utf-8")
+    environ = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # `nproc` heeds it
+    started = subprocess.run(
+        [program, "start", str(folder)], env=environ, capture_output=True, text=True, encoding="utf-8"
+    )
     try:
         if started.returncode:
             pytest.skip(f"no SLURM can be started: {started.stderr.strip()[-300:]}")
