@@ -129,7 +129,7 @@ def test_devices_that_are_not_here_are_refused_before_the_folder_is_made(
         ("logger=wandb", "logger=wandb knows no account on this machine"),
         ("+callbacks.x={_target_:torch.nn.Linear,in_features:1,out_features:1}", r"callbacks\.x is no callback .*Lin"),
         ("+logger.x={_target_:collections.OrderedDict}", r"logger\.x is no logger of Lightning but OrderedDict"),
-        ("+trainer.strategy=fsdp", "requires a GPU accelerator"),
+        ("+trainer.strategy=fsdp", "checkpoints of its own kind, .*use trainer=fsdp"),
         ("+callbacks.x={_target_:lightning.pytorch.callbacks.Timer,duration:foo}", "is not a valid duration"),
         ("+callbacks.x={_target_:lightning.pytorch.callbacks.LearningRateFinder}", "Try some: python train.py -m"),
         ("+logger.x={_target_:lightning.pytorch.loggers.CometLogger}", "Type: pip install comet-ml"),

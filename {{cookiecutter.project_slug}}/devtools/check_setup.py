@@ -123,19 +123,23 @@ def disks() -> Iterator[CheckResult]:
 def components() -> Iterator[CheckResult]:
     import harness
     import lm
+    from harness.errors import UserError
 
     packages = [(package.__path__, f"{package.__name__}.") for package in (lm, harness)]
     found = [module.name for path, prefix in packages for module in pkgutil.walk_packages(path, prefix)]
     names = [name for name in found if not name.endswith("__main__")]
-    broken = 0
+    broken, without = 0, []
     for name in names:
         try:
             importlib.import_module(name)
+        except UserError:  # an extra that is not here, said where it is asked for
+            without.append(name)
         except Exception as error:  # whatever a module may raise is what is to be reported
             broken += 1
             yield failure("components", f"{name} cannot be imported: {type(error).__name__}: {error}", INSTALL)
     if not broken:
-        yield ok("components", f"all {len(names)} modules of lm and harness can be imported")
+        lacking = f"; without what {' and '.join(without)} need" if without else ""
+        yield ok("components", f"all {len(names)} modules of lm and harness can be imported{lacking}")
 
 
 def devices() -> Iterator[CheckResult]:
