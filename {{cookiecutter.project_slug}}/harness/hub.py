@@ -4,8 +4,11 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from harness.errors import UserError
 
@@ -65,6 +68,14 @@ def snapshot(
         ) from error
 
 
+def found_file(path: str, name: str, *, files: Sequence[str], key: str, revision: str | None = None) -> Path:
+    """Return where a file lies: `path` itself, or `name` in the folder or repository `path`. It need not be there."""
+    file = Path(path).expanduser()
+    if file.is_file() or file.suffix == Path(name).suffix:
+        return file
+    return snapshot(path, files=files, whole=lambda it: (it / name).is_file(), key=key, revision=revision) / name
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors of a model's folder: one, or as many as its index names. They need not be there."""
     if (folder / INDEX).is_file():
@@ -101,6 +112,21 @@ def weights_checksum(folder: Path) -> str:
             while block := file.read(1 << 20):
                 value = zlib.crc32(block, value)
     return f"{value:08x}"
+
+
+@contextmanager
+def readable(name: str, key: str) -> Iterator[None]:
+    """Turn what a library raises for the folder or the repository `name`, which `key` names, into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{name} needs Python files of its own, which lie beside its weights and would run here.",
+                cure=f"If you have read and trust them: {key.partition('.')[0]}.trust_remote_code=true.",
+            ) from error
+        raise UserError(f"{key}={name} cannot be loaded: {reason}") from error
 
 
 def upload(folder: Path, name: str) -> None:

@@ -8,18 +8,19 @@ import logging
 from typing import Any, cast
 
 from hydra.utils import get_method, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from transformers import PretrainedConfig
 
 from harness.batch_size import settle_batch_size, spread_step
 from harness.checkpoint.resume import starting_point
 from harness.data.layout import APART
-from harness.data.material import validation_source
+from harness.data.material import build_data_module
 from harness.hardware import Picks, pick, world_size
 from harness.run.folder import Run
-from harness.trainer import attempt, fit, limits, total_steps
+from harness.trainer import attempt, finished, fit, total_steps
 from lm.batch import TokenBatch
 from lm.data.show import show
+from lm.keys import Data
 from lm.models.attention import GPU_ONLY, pick_attention, refuse_leaks
 from lm.models.build import build_model, context_length, count_parameters, model_config, vocabulary_size
 from lm.models.lora import beneath
@@ -27,11 +28,6 @@ from lm.module import LmModule
 from lm.summary import print_summary
 
 log = logging.getLogger(__name__)
-
-# Keys of conf/data/ that others read; all others are arguments of the data module.
-NOT_ARGUMENTS = {
-    "name", "path", "val_path", "column", "config", "split", "dtype", "on_bad", "prompt", "global_batch",
-}  # fmt: skip
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -51,12 +47,7 @@ def train(cfg: DictConfig) -> float | None:
             return None
         steps = total_steps(cfg.trainer, data)
         point = starting_point(cfg, data.described)
-        if point and (result := run.result(point.step, limits(cfg.trainer, steps))):
-            early = f" of {steps}, where a callback ended it" if point.step < steps else ""
-            log.info(
-                "%s is complete: %d steps%s. To train it longer, raise trainer.max_steps.",
-                *(run.folder.name, point.step, early),
-            )
+        if point and (result := finished(cfg, run, point, steps)):
             return cast("float | None", result["val_loss"])
         picks = pick_hardware(cfg, config, steps, run)
         module = build_module(cfg, config, data, picks, steps, load=point is None)
@@ -67,14 +58,9 @@ def train(cfg: DictConfig) -> float | None:
 
 def build_data(cfg: DictConfig, config: PretrainedConfig | None) -> Any:
     """Build the data module and tell it what is known by now."""
-    values: Any = OmegaConf.to_container(cfg.data, resolve=True)  # while ${data.path} can be looked up
-    arguments = {key: value for key, value in values.items() if key not in NOT_ARGUMENTS}
-    if (validation := validation_source(cfg.data)) is not None:
-        arguments["validation"] = validation
-    data = instantiate(arguments, _convert_="all")
-    context = context_length(cfg.model, config)
+    data = build_data_module(cfg.data, Data.kept)
     vocabulary = vocabulary_size(cfg.model, config)
-    data.connect(vocab_size=vocabulary, context=context, seed=cfg.seed)
+    data.connect(vocab_size=vocabulary, context=context_length(cfg.model, config), seed=cfg.seed)
     size = data.tokenizer.get_vocab_size()
     if vocabulary > 2 * size and "pretrained" not in cfg.model:  # embeddings that cost memory and learn nothing
         log.warning(

@@ -5,18 +5,19 @@ from its source.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import yaml
-from annotated_types import Le
 
 from harness.config import global_batch, sources
-from harness.config.names import nearest
-from harness.config.schema import Above0, Amount, Count, Flag, Positive, Root, Section, Share, Text, extra, key
-from harness.errors import UserError
+from harness.config.documents import Documents
+from harness.config.learning import Optimizer, Scheduler
+from harness.config.library import Library
+from harness.config.rules import indivisible, too_small
+from harness.config.schema import Above0, Amount, Flag, Positive, Root, Section, Share, Text, extra, key
 
 if TYPE_CHECKING:  # --help needs the keys alone, at once
     from omegaconf import DictConfig
@@ -35,6 +36,29 @@ OLD_NAMES = {"rope_theta", "rope_scaling", "torch_dtype", "num_labels", "attn_im
 OF_PRETRAINED = {"revision", "dtype", "safetensors", "trust_remote_code", "lora"}
 # What people type who come from other tools, by what it is called here.
 HABITS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("habits.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def _model_types() -> dict[str, str]:
+    """Return {config class: model type} from transformers' own table."""
+    text = sources.text(f"{AUTO}.auto_mappings") or sources.text(f"{AUTO}.configuration_auto")
+    return {name: kind for kind, name in re.findall(r'\("([\w-]+)", "(\w+Config)"\)', text)}
+
+
+def _modules() -> dict[str, str]:
+    kinds = {name: kind.replace("-", "_") for name, kind in _model_types().items()}
+    return {name: f"transformers.models.{kind}.configuration_{kind}" for name, kind in kinds.items()}
+
+
+def _not_causal(name: str) -> str:
+    kind, text = _model_types().get(name), sources.text(f"{AUTO}.modeling_auto")
+    causal = text.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")[2].partition("\n)")[0]
+    if kind is None or not text or f'("{kind}",' in causal:  # a newer transformers will say so itself
+        return ""
+    return "is not the config of a causal language model. LlamaConfig, GPT2Config and Qwen3Config are."
+
+
+TRANSFORMERS = Library("transformers", "Config", cache(_modules), cache(_not_causal), OLD_NAMES)
 
 
 class Lora(Section):
@@ -64,45 +88,17 @@ class Model(Section):
     lora: Lora = extra("train low-rank matrices beside the weights of the model, and nothing else")
 
 
-class Data(Section):
-    kept: ClassVar[frozenset[str]] = frozenset(
-        {"name", "path", "val_path", "column", "config", "split", "dtype", "on_bad", "prompt", "global_batch"}
-    )
-    name: Text = key("the second part of the run's name")
-    source: dict[Any, Any] = extra("where documents come from: a class with `check`, `fingerprint` and `documents`")
-    path: Text | None = extra("a file, a folder or a glob of UTF-8 text")
-    column: Text | None = extra("the column of a table that holds the text")
-    config: Text | None = extra("the configuration of a data set of the hub that has several")
-    split: Text | None = extra("the split of a data set of the hub to read; train where null")
-    dtype: Literal["uint16", "uint32"] = extra("of files that are tokenized already")
-    on_bad: Literal["error", "skip"] | None = extra("what cannot be used stops the preparation (null), or is left out")
-    sets: dict[Any, Any] = extra("of a mixture: {NAME: {data: …, weight: …, and options of that data config}}")
-    limit: Above0 | None = extra("use a share (0.1, 1.0) or a number (1, 100) of the documents; null for all")
-    val_fraction: Annotated[Share, Le(0.5)] = extra("the share of the documents held out for validation; 0 for none")
-    val_path: Text | None = extra("validation text of its own: a path as `path`; then nothing is held out")
+class Data(Documents):
+    kept: ClassVar[frozenset[str]] = Documents.kept | {"prompt"}
     tokenizer: dict[Any, Any] = extra(
         "a `kind` (bpe, unigram, bytes, characters) that is trained, or a `path` taken as it is"
     )
     batch_size: Positive | Literal["auto"] = key("the sequences per micro-batch and device; auto tries what fits")
     global_batch: Positive | None = extra("the tokens of an optimizer step over all devices; null: as these make it")
-    num_workers: Count = extra("the number of loader processes; 0 loads in the training process")
     prompt: str = key("what samples and generate.py continue; an empty one begins a document")
     packing: Flag | Literal["document", "best_fit"] = extra(
         "let documents follow one another in a window; document and best_fit keep them apart there; false: a row each"
     )
-    prepared: Text = extra("the folder of tokenizers and token files")
-
-
-class Optimizer(Section):
-    kept: ClassVar[frozenset[str]] = frozenset()
-    lr: Amount = key("the peak learning rate")
-    weight_decay: Amount = extra("the decay of matrices; biases and norms have none")
-
-
-class Scheduler(Section):
-    kept: ClassVar[frozenset[str]] = frozenset()
-    warmup_steps: Count = extra("the optimizer steps of linear warm-up")
-    min_lr_ratio: Share = extra("the last learning rate as a share of the peak")
 
 
 class Keys(Root):
@@ -112,32 +108,7 @@ class Keys(Root):
     scheduler: Scheduler
 
     habits: ClassVar[dict[str, str]] = {name: key for key, names in HABITS.items() for name in names}
-
-    @classmethod
-    def defined_in(cls, target: str) -> str:
-        """transformers fills itself lazily: its own table says in which module a config class is."""
-        name = target.removeprefix("transformers.")
-        kind = _model_types().get(name, "").replace("-", "_")
-        return f"transformers.models.{kind}.configuration_{kind}.{name}" if kind and "." not in name else target
-
-    @classmethod
-    def refusal(cls, target: str) -> str:
-        name = target.removeprefix("transformers.")
-        if not target.startswith("transformers.") or not name.endswith("Config") or "." in name:
-            return ""
-        if _model_types() and name not in _model_types():
-            return f"does not exist.{nearest(name, list(_model_types()))}"
-        if not _is_causal(name):
-            return "is not the config of a causal language model. LlamaConfig, GPT2Config and Qwen3Config are."
-        return ""
-
-    @classmethod
-    def also_taken(cls, target: str) -> Collection[str]:
-        return OLD_NAMES if target.startswith("transformers.") and target.endswith("Config") else ()
-
-    @classmethod
-    def other_name(cls, name: str, target: str) -> str:
-        return _attribute_map(cls.defined_in(target)).get(name, "")
+    libraries: ClassVar[tuple[Library, ...]] = (TRANSFORMERS,)
 
     @classmethod
     def complaints(cls, cfg: "DictConfig") -> Iterator[str]:
@@ -146,7 +117,7 @@ class Keys(Root):
             yield f"model.{others[0]} is a key of model=pretrained, which model={cfg.model.name} is not."
         config = cfg.model.get("config")
         target = "" if config is None or isinstance(config, str) else str(config.get("_target_", ""))
-        names: dict[str, str] = {}
+        names = TRANSFORMERS.other_names(target)
         apart = cfg.data.get("packing") in ("document", "best_fit")
         # transformers looks at the positions of a single row only.
         if apart and cfg.model.get("attention") == "flash_attention_2" and cfg.data.batch_size != 1:
@@ -155,7 +126,6 @@ class Keys(Root):
                 "data.batch_size=1 and raise trainer.accumulate_grad_batches, or take model.attention=sdpa."
             )
         if target.startswith("transformers."):
-            names = _attribute_map(cls.defined_in(target))
             yield from _sizes(config, names)
         if cfg.data.get("global_batch"):
             # A folder or a class of one's own says its context only once it is loaded.
@@ -164,55 +134,18 @@ class Keys(Root):
 
     @classmethod
     def look(cls, cfg: "DictConfig") -> None:
-        if "source" in cfg.data:
-            from hydra.utils import instantiate
+        from harness.data.sets import check_material
 
-            source = cfg.data.source
-            instantiate(source).check()
-            if cfg.data.get("val_path") is not None and "path" in source:
-                try:
-                    instantiate(source, path=cfg.data.val_path).check()
-                except UserError as error:
-                    raise UserError(str(error).replace("data.path", "data.val_path")) from error
-        if cfg.data.get("sets") is not None:
-            from harness.data.sets import materials
-
-            for material in materials(cfg.data.sets, cfg.data.val_fraction, cfg.seed).values():
-                material.check()
+        check_material(cfg.data, cfg.seed)
 
 
 def _sizes(config: "DictConfig", names: dict[str, str]) -> Iterator[str]:
-    for name in SIZES & set(config):
-        value = config[name]
-        least = {"vocab_size": SMALLEST_VOCABULARY, names.get(LENGTH, LENGTH): 2}
-        if value is not None and not (isinstance(value, int) and value >= least.get(name, 1)):
-            why = ": bytes and the end of a text need as many" if name == "vocab_size" else ""
-            yield f"model.config.{name}={value} is too small: the least is {least.get(name, 1)}{why}."
-            return
+    least = dict.fromkeys(SIZES, 1) | {"vocab_size": SMALLEST_VOCABULARY, names.get(LENGTH, LENGTH): 2}
+    why = {"vocab_size": "bytes and the end of a text need as many"}
+    if small := next(too_small("model.config", config, least, why), ""):
+        yield small
+        return
     width, heads = (names.get(name, name) for name in ("hidden_size", "num_attention_heads"))
-    if config.get("head_dim") is None and width in config and heads in config and config[width] % config[heads]:
-        yield f"model.config.{width}={config[width]} is not divisible by model.config.{heads}={config[heads]}."
-    shared = config.get("num_key_value_heads")
-    if shared and heads in config and config[heads] % shared:
-        yield f"model.config.{heads}={config[heads]} is not divisible by model.config.num_key_value_heads={shared}."
-
-
-@cache
-def _model_types() -> dict[str, str]:
-    """Return {config class: model type} from transformers' own table."""
-    text = sources.text(f"{AUTO}.auto_mappings") or sources.text(f"{AUTO}.configuration_auto")
-    return {name: kind for kind, name in re.findall(r'\("([\w-]+)", "(\w+Config)"\)', text)}
-
-
-@cache
-def _is_causal(name: str) -> bool:
-    kind, text = _model_types().get(name), sources.text(f"{AUTO}.modeling_auto")
-    if kind is None or not text:
-        return True  # a newer transformers: it will say so itself
-    return f'("{kind}",' in text.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")[2].partition("\n)")[0]
-
-
-@cache
-def _attribute_map(target: str) -> dict[str, str]:
-    """Return what a config class calls the usual names, GPT-2's n_positions for max_position_embeddings."""
-    return dict(sources.class_constant(target, "attribute_map") or {})
+    if config.get("head_dim") is None:
+        yield from indivisible("model.config", config, width, heads)
+    yield from indivisible("model.config", config, heads, "num_key_value_heads")

@@ -1,13 +1,11 @@
 """Several data sets at once, by weight, with one tokenizer for all."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from harness.data import layout
 from harness.data.layout import APART
-from harness.data.mixture import mix
+from harness.data.mixture import described_sets, mix
 from harness.data.sets import weights_of
 from lm.data.datamodule import LmData, windows
 from lm.data.prepare import Prepared, Recipe
@@ -26,30 +24,20 @@ class MixtureData(LmData):
         self.sets = sets
 
     def connect(self, *, vocab_size: int, context: int, seed: int, **_: Any) -> None:  # type: ignore[override]
-        self.seed, self.context = seed, context
+        self.seed = seed
         recipe = Recipe(vocab_size, self.val_fraction, seed, self.limit)
         folder, self.parts = prepare_sets(self.sets, recipe, self.folder, self.choice or TokenizerChoice())
-        self.prepared = Prepared(folder, {"sets": {name: part.meta for name, part in self.parts.items()}})
-        self.tokenizer = self.prepared.tokenizer
-        rows = {
-            split: {
-                name: windows(part, split, context, packing=self.packing)
-                for name, part in self.parts.items()
-                if split == "train" or part.meta[split]["tokens"]
-            }
-            for split in ("train", "val")
-        }
+        self.take(Prepared(folder, {"sets": {name: part.meta for name, part in self.parts.items()}}), context)
+        held_out = {name: part for name, part in self.parts.items() if part.meta["val"]["tokens"]}
+        train, val = (
+            {name: windows(part, split, context, packing=self.packing) for name, part in parts.items()}
+            for split, parts in (("train", self.parts), ("val", held_out))
+        )
         if self.packing in APART:
             for part in self.parts.values():
                 layout.refuse_unended(part, "train", self.special_ids["eos_token_id"])
-        mix(self, rows["train"], rows["val"], weights_of(self.sets))
+        mix(self, train, val, weights_of(self.sets))
 
     @property
     def described(self) -> dict[str, Any]:
-        """A fingerprint of all sets and their weights, and the sums of their numbers."""
-        parts = [[name, str(self.sets[name]["weight"]), part.folder.name] for name, part in self.parts.items()]
-        sums = {
-            split: {key: sum(part.meta[split][key] for part in self.parts.values()) for key in ("documents", "tokens")}
-            for split in ("train", "val")
-        }
-        return {"fingerprint": hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16], **sums}
+        return described_sets(self.parts, self.sets, ("documents", "tokens"))

@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from harness.errors import UserError
-from harness.hub import snapshot
+from harness.hub import found_file
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
@@ -56,6 +56,11 @@ class TokenizerChoice:
             raise UserError(f"data.tokenizer.kind={self.kind} is none of {', '.join(KINDS)}.")
         return None if self.path is None else _given(self.path, self.revision)
 
+    @property
+    def template(self) -> str | None:
+        """The chat template of a tokenizer that is given."""
+        return None if self.file is None else chat_template(self.file.parent)
+
     def __str__(self) -> str:
         return self.kind if self.file is None else self.file.as_posix()
 
@@ -64,7 +69,7 @@ class TokenizerChoice:
         if self.file is None:
             return self.kind
         names = json.dumps(special_tokens(self.file.parent))
-        more = f"{names}{self.end_of_text}{chat_template(self.file.parent) or ''}"
+        more = f"{names}{self.end_of_text}{self.template or ''}"
         return hashlib.sha256(self.file.read_bytes() + more.encode()).hexdigest()
 
     def build(self, texts: Iterable[str], vocab_size: int, total: int, *, special: Sequence[str] = ()) -> Tokenizer:
@@ -129,6 +134,12 @@ def load_tokenizer(file: Path) -> Tokenizer:
     return tokenizer
 
 
+def tokenizer_files(folder: Path) -> dict[str, str]:
+    """Return the files of a folder, by name, with which AutoTokenizer.from_pretrained loads it."""
+    found = [folder / name for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")]
+    return {file.name: file.read_text(encoding="utf-8") for file in found if file.is_file()}
+
+
 def special_tokens(folder: Path) -> dict[str, str]:
     """Return the names of `ROLES` that tokenizer_config.json or special_tokens_map.json in a folder gives."""
     found: dict[str, str] = {}
@@ -184,10 +195,7 @@ def tokenizer_config(names: dict[str, str], special: Sequence[str]) -> str:
 
 
 def _given(path: str, revision: str | None) -> Path:
-    file = Path(path).expanduser()
-    if not file.is_file() and file.suffix != ".json":
-        found = functools.partial(snapshot, files=FILES, whole=lambda folder: (folder / FILES[0]).is_file())
-        file = found(path, revision=revision, key="data.tokenizer.path") / FILES[0]
+    file = found_file(path, FILES[0], files=FILES, key="data.tokenizer.path", revision=revision)
     if not file.is_file():
         raise UserError(
             f"There is no tokenizer at data.tokenizer.path={path} (looked for {file}).",

@@ -1,8 +1,8 @@
 """From a run to a folder that transformers loads without this project, proven by loading it back."""
 
 import json
-import sysconfig
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,22 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
+from harness.checkpoint.compare import largest_difference
 from harness.checkpoint.loaded import in_words
 from harness.errors import UserError
 from harness.files import appearing
 from harness.hub import upload
 from harness.report.card import card
+from lm.data.sources import StdlibSource
+from lm.data.tokenizer import tokenizer_files
 from lm.inference.load import Trained, load
 from lm.models.lora import merge, save_adapter
 from lm.models.pretrained import quiet
 
 PROMPTS, LONGEST = 64, 128  # texts, and tokens of each
 ROUNDING = 1e-4  # of the largest logit: what adding an adapter to weights in float32 may change
+FRONT = {"library_name": "transformers", "pipeline_tag": "text-generation"}  # of the card: what a hub asks
 KERNEL = "eager"  # which every model has
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def export(path: str, out: str, adapter: bool, dtype: str, push: str | None, trust: Sequence[str] = ()) -> None:
@@ -36,11 +39,6 @@ def export(path: str, out: str, adapter: bool, dtype: str, push: str | None, tru
         raise UserError(f"{trained.folder} has no adapter: it was not trained with model=lora.", cure="Omit --adapter.")
     size, dtype = in_words(sum(p.numel() for p in model.parameters())), cfg.dtype if adapter else dtype
     what = f"{'the adapter of ' if adapter else ''}{type(model).__name__}, {size} parameters in {dtype}"
-    front = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    facts = {"model": f"{what}, context {trained.context:,}"}
-    if base := cfg.get("pretrained"):
-        facts["trained from"] = Path(base).name if Path(base).exists() else base
-        front |= {} if Path(base).exists() else {"base_model": base}
     model.set_attn_implementation(KERNEL)
     most = min(LONGEST, trained.context)
     prompts = [trained.tokenizer.encode(text, add_special_tokens=False).ids[:most] for text in texts()]
@@ -50,7 +48,8 @@ def export(path: str, out: str, adapter: bool, dtype: str, push: str | None, tru
         lines = [] if adapter else write_model(trained, folder, dtype, prompts)
         write_tokenizer(trained, folder)
         lines.append(f"largest logit difference {compared(trained, folder, dtype, prompts)} over {PROMPTS} prompts")
-        text = card(trained.cfg, trained.checkpoint, front, {**facts, "checked": "; ".join(lines)})
+        facts = {"model": f"{what}, context {trained.context:,}", "checked": "; ".join(lines)}
+        text = card(trained.cfg, trained.checkpoint, FRONT, facts, base=cfg.get("pretrained"))
         (folder / "README.md").write_text(text, encoding="utf-8")
     print(f"{target.as_posix()}: {what}, step {trained.step:,} of {trained.folder.as_posix()}", *lines, sep="\n")
     if push:
@@ -65,7 +64,7 @@ def write_model(trained: Trained, folder: Path, dtype: str, prompts: list[list[i
     if trained.cfg.model.get("lora"):
         before = logits(model, prompts)
         merge(model)
-        moved, most = difference(before, logits(model, prompts)), max(float(each.abs().max()) for each in before)
+        moved, most = largest_difference(before, logits(model, prompts)), max(each.abs().max() for each in before)
         if not moved <= ROUNDING * max(most, 1):
             raise UserError(f"Merging the adapter moves the logits by up to {moved:.2g}.", cure="Take --adapter.")
         lines.append(f"merging the adapter moved the logits by at most {moved:.2g}, by rounding")
@@ -77,13 +76,12 @@ def write_model(trained: Trained, folder: Path, dtype: str, prompts: list[list[i
 
 def write_tokenizer(trained: Trained, folder: Path) -> None:
     """Write the tokenizer as the run has it, and what the model can see as the length that it warns at."""
-    for name in TOKENIZER_FILES:
-        if (file := trained.checkpoint.path / name).is_file():
-            (folder / name).write_bytes(file.read_bytes())
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    files = tokenizer_files(trained.checkpoint.path)
+    config = json.loads(files.get("tokenizer_config.json", "{}"))
     config["model_max_length"] = getattr(trained.model.config, "max_position_embeddings", trained.context)
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    files["tokenizer_config.json"] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="")
 
 
 def compared(trained: Trained, folder: Path, dtype: str, prompts: list[list[int]]) -> float:
@@ -96,7 +94,7 @@ def compared(trained: Trained, folder: Path, dtype: str, prompts: list[list[int]
     how = {"dtype": getattr(torch, dtype), "attn_implementation": KERNEL, "trust_remote_code": trust}
     again = AutoModelForCausalLM.from_pretrained(folder, **how).eval()
     again = again.float() if any(folder.glob("adapter_*")) else again
-    largest = difference(logits(trained.model, prompts), logits(again, prompts))
+    largest = largest_difference(logits(trained.model, prompts), logits(again, prompts))
     if largest != 0.0:  # nan is not, either
         raise UserError(f"What was written gives other logits, by up to {largest:.3g}: nothing is written.")
     return largest
@@ -104,16 +102,10 @@ def compared(trained: Trained, folder: Path, dtype: str, prompts: list[list[int]
 
 def texts() -> list[str]:
     """Return beginnings of source files that every Python has."""
-    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
-    return [file.read_text(encoding="utf-8", errors="replace")[:600] for file in files if file.stat().st_size][:PROMPTS]
+    return [document.text[:600] for document in islice(StdlibSource().documents(), PROMPTS)]
 
 
 @torch.no_grad()
 def logits(model: nn.Module, prompts: list[list[int]]) -> list[Tensor]:
     """Return the logits (T, V) of each prompt, in float32."""
     return [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float() for ids in prompts]
-
-
-def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """Return the largest one between any two logits; nan where one is not a number."""
-    return float(torch.stack([(one - other).abs().max() for one, other in zip(ours, theirs, strict=True)]).max())
