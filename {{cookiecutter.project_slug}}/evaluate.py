@@ -15,6 +15,9 @@ def arguments() -> ArgumentParser:
         type=number(int, 1),
         help="score also in windows that begin N tokens apart: each token is predicted after at least context - N",
     )
+    parser.add_argument(
+        "--choices", metavar="FILE", help="answer multiple-choice questions instead, JSON lines in HellaSwag's format"
+    )
     add_trust(parser)
     return parser
 

@@ -1,5 +1,6 @@
 """Score a trained model: the story of evaluate.py, on the text that its run held out or on any other."""
 
+import functools
 import json
 import math
 import tempfile
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from harness.console import watched
+from harness.data.choices import read_questions
 from harness.data.layout import Sliding, read_ends
 from harness.errors import UserError
 from lm.batch import NO_LABEL, model_inputs
@@ -23,7 +25,8 @@ from lm.data.prepare import Prepared, encode_only
 from lm.data.sets import prepare_all
 from lm.data.tokenizer import end_of_text
 from lm.data.windows import Rows
-from lm.inference.load import Trained, load
+from lm.inference.choices import answered
+from lm.inference.load import Trained, device_of, load
 from lm.models.build import model_config, vocabulary_size
 from lm.module import loss_sums
 
@@ -34,11 +37,17 @@ def evaluate(
     overrides: list[str],
     as_json: bool,
     stride: int | None = None,
+    choices: str | None = None,
     trust: Sequence[str] = (),
 ) -> None:
     """Print the loss, perplexity and bits per byte of a run on its held-out text, or on the text at `data`; with
-    `stride` also those in windows that begin so many tokens apart."""
+    `stride` also those in windows that begin so many tokens apart; or how it answers the questions at `choices`."""
     other = other_path(data, overrides)
+    if choices is not None:
+        if other or stride:
+            raise UserError("--choices asks questions: it takes no text and no stride.", cure="Type two commands.")
+        answer(load(path, trust=trust), choices, as_json)
+        return
     trained = load(path, parts=("model", "data.source" if other else "data"), trust=trust)
     if stride and stride >= trained.context:
         what = f"--stride {stride} is too large for a context of {trained.context} tokens: not each would be predicted"
@@ -58,6 +67,14 @@ def evaluate(
     if stride:
         print(f"each token after at least {trained.context - stride} others (--stride {stride}):")
         show(result["sliding"])
+
+
+def answer(trained: Trained, path: str, as_json: bool) -> None:
+    questions = read_questions(Path(path))
+    forward = functools.partial(logits, trained)
+    found = answered(forward, trained.tokenizer, questions, device_of(trained.model), context=trained.context)
+    result = {"run": trained.folder.as_posix(), "step": trained.step, "data": path, **found._asdict()}
+    print(json.dumps(result) if as_json else "{run} at step {step}, on {data}:\n  {}".format(found, **result))
 
 
 def show(numbers: dict[str, Any]) -> None:
@@ -166,13 +183,18 @@ def score(trained: Trained, prepared: Prepared, stride: int | None = None, batch
         batch_size=batch_size,
         collate_fn=lambda rows: collate(rows, batch_size),
     )
-    options = {"use_cache": False} if isinstance(trained.model, PreTrainedModel) else {}
     nats, tokens = 0.0, 0
     for batch in watched(loader, len(loader), "batches"):
         batch = {name: tensor.to(trained.device) for name, tensor in batch.items()}
-        output = trained.model(**model_inputs(batch), **options)
-        logits = output if isinstance(output, Tensor) else output.logits
-        total, valid = loss_sums(logits, batch["labels"])
+        total, valid = loss_sums(logits(trained, batch), batch["labels"])
         nats += total.item()
         tokens += int(valid.item())
     return nats, tokens
+
+
+def logits(trained: Trained, batch: dict[str, Tensor]) -> Tensor:
+    """Return the logits (B, T, V) of a batch."""
+    options = {"use_cache": False} if isinstance(trained.model, PreTrainedModel) else {}
+    output = trained.model(**model_inputs(batch), **options)
+    found: Tensor = output if isinstance(output, Tensor) else output.logits
+    return found
