@@ -25,7 +25,7 @@ class Talk:
                 cure="Without --chat, --prompt continues a text.",
             )
         self.trained, self.template, self.how = trained, template, how
-        self.names = {f"{role}_token": name for role, name in special_tokens(folder).items()}
+        self.names: dict[str, Any] = {f"{role}_token": name for role, name in special_tokens(folder).items()}
         self.max_tokens = min(max_tokens, trained.context // 2)
         after = self.text([{"role": "user", "content": "?"}, {"role": "assistant", "content": "ANSWER"}], False)
         ends = trained.tokenizer.encode(after.rpartition("ANSWER")[2].lstrip(), add_special_tokens=False).ids

@@ -79,4 +79,4 @@ def log_likelihoods(
     sums = -F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=NO_LABEL, reduction="none").sum(1)
     if not sums.isfinite().all():
         raise UserError("The model's output is not finite.", cure="docs/nan.md says how it comes about.")
-    return sums.tolist()  # type: ignore[no-any-return]
+    return sums.tolist()

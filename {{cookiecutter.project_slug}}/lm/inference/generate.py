@@ -39,7 +39,7 @@ def generate(
     trained = load(path, trust=trust)
     if not isinstance(trained.model, PreTrainedModel):
         say(f"  slow: no key-value cache, since {type(trained.model).__name__} is not a model of transformers")
-    how = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k or None, "seed": seed}
+    how: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k or None, "seed": seed}
     if chat:
         from lm.inference.chat import Talk  # which is made of what is below
 
