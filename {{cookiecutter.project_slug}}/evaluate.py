@@ -1,6 +1,6 @@
-"""Perplexity and bits per byte of a run: python evaluate.py runs/NAME [data.path=OTHER] [--json]."""
+"""Perplexity and bits per byte of a run: python evaluate.py runs/NAME [data.path=OTHER] [--stride N] [--json]."""
 
-from harness.cli import ArgumentParser, add_trust, tool
+from harness.cli import ArgumentParser, add_trust, number, tool
 
 
 def arguments() -> ArgumentParser:
@@ -9,6 +9,15 @@ def arguments() -> ArgumentParser:
     parser.add_argument("--data", metavar="PATH", help="score this text instead, read as the run reads its own")
     parser.add_argument("overrides", metavar="data.path=PATH", nargs="*", help="the same as --data PATH")
     parser.add_argument("--json", dest="as_json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--stride",
+        metavar="N",
+        type=number(int, 1),
+        help="score also in windows that begin N tokens apart: each token is predicted after at least context - N",
+    )
+    parser.add_argument(
+        "--choices", metavar="FILE", help="answer multiple-choice questions instead, JSON lines in HellaSwag's format"
+    )
     add_trust(parser)
     return parser
 

@@ -6,7 +6,12 @@ from harness.cli import ArgumentParser, add_trust, number, tool
 def arguments() -> ArgumentParser:
     parser = ArgumentParser(description="Print a prompt and what a trained model says next.")
     parser.add_argument("path", metavar="RUN", help="a run folder, or one of its checkpoint folders")
-    parser.add_argument("--prompt", help="what to continue (default: that of the run's samples)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--prompt", help="what to continue (default: that of the run's samples)")
+    what.add_argument(
+        "--prompts", metavar="FILE", help="continue each line of this file; prints JSON lines of prompt and text"
+    )
+    what.add_argument("--chat", action="store_true", help="talk with a model that was trained on conversations")
     parser.add_argument(
         "--max-tokens", type=number(int, 1), default=200, help="stop after so many tokens (default: %(default)s)"
     )

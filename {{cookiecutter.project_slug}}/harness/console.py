@@ -5,7 +5,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
@@ -13,6 +13,7 @@ from harness.config.secrets import hidden, hidden_in_report
 from harness.ranks import rank
 
 T = TypeVar("T")
+Messages = list[dict[str, str]]  # with `role` and `content`
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -96,3 +97,37 @@ def watched(items: Iterable[T], total: int, what: str) -> Iterator[T]:
         if time.monotonic() - said > SECONDS_BETWEEN_LINES:
             said = time.monotonic()
             say(f"Scored {number:,} of {total:,} {what}")
+
+
+def converse(reply: Callable[[Messages], Iterator[str]]) -> None:
+    """Talk with a person: a line typed, the pieces of `reply(messages)` as they come, and so on. An empty line or the
+    end of the input ends it; Ctrl-C ends an answer, of which what was said stays in the messages."""
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    say("An empty line or Ctrl-D ends this, Ctrl-C stops an answer.")
+    messages: Messages = []
+    while line := _typed():
+        messages.append({"role": "user", "content": line})
+        said = ""
+        try:
+            for piece in reply(messages):
+                said += piece
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            say(" (stopped)")
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        messages.append({"role": "assistant", "content": said})
+
+
+def _typed() -> str:
+    """Return the next line, empty where there is none."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().strip()
+    with suppress(ImportError):
+        import readline  # noqa: F401  # arrow keys and history in `input`; Windows has its own
+    try:
+        return input("> ").strip()
+    except EOFError:
+        say("")
+        return ""

@@ -19,7 +19,7 @@ from harness.config.secrets import masked, masked_by_name
 NOT_IDENTITY = (
     "hydra", "run", "sweep", "launcher", "resume", "resume_from", "checkpoint", "logger", "env", "debug", "known_keys",
     "callbacks.progress", "callbacks.checkpoint", "callbacks.signals", "callbacks.debug_log", "callbacks.samples",
-    "data.num_workers", "data.prepared", "data.prompt",
+    "callbacks.choices", "data.num_workers", "data.prepared", "data.prompt",
     "model.attention", "model.compile", "model.gradient_checkpointing",
     "trainer.*",
 )  # fmt: skip
@@ -38,7 +38,8 @@ SPREAD = (
 ADVISED = ("data.batch_size", "trainer.accumulate_grad_batches", "trainer.precision")
 # Where a change between two attempts is worth saying; the rest is names and folders, or follows from these.
 FREE = (
-    "trainer.", "data.", "model.", "checkpoint.", "callbacks.signals.", "callbacks.samples.", "callbacks.debug_log.",
+    "trainer.", "data.", "model.", "checkpoint.", "callbacks.signals.", "callbacks.samples.", "callbacks.choices.",
+    "callbacks.debug_log.",
 )  # fmt: skip
 
 

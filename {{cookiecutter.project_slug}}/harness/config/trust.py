@@ -38,7 +38,8 @@ ALLOWED = re.compile(
 )
 # Where this project keeps what a config may name. Not here: what writes files, starts processes or reads a run.
 OWN_PLACES = (
-    "lm.data.*", "lm.models.*", "lm.optim.*", "lm.callbacks.*", "lm.inference.samples.*", "lm.module.*",
+    "lm.data.*", "lm.models.*", "lm.optim.*", "lm.callbacks.*", "lm.inference.choices.*", "lm.inference.samples.*",
+    "lm.module.*",
     "harness.callbacks.*", "harness.optim.*", "harness.data.*", "harness.sharding.ShardedStrategy",
 )  # fmt: skip
 OWN_FUNCTIONS = ("lm.optim.*", "harness.optim.*")  # elsewhere a function may do anything; a class is built

@@ -120,6 +120,20 @@ def blocks(stream: TextIO) -> Iterator[str]:
         yield "".join(block)
 
 
+def text_lines(file: Path) -> list[str]:
+    """Return the lines of a file. Raises UserError where there are none, or no text."""
+    if not file.is_file():
+        raise UserError(f"There is no file at {file} (looked from {Path.cwd()}).")
+    try:
+        with readable(file), file.open(encoding="utf-8") as stream:
+            lines = [line.removesuffix("\n") for line in stream]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
+    if not lines:
+        raise UserError(f"{file} is empty.")
+    return lines
+
+
 def json_rows(file: Path) -> Iterator[tuple[int, Any]]:
     """Yield what each line of a file says, with the line's number. A line that is not JSON is yielded as a ValueError:
     whoever reads them decides whether that is the end."""

@@ -4,6 +4,7 @@
     Apart     the same rows, cut at the ends of documents, too: a stretch is of one document
     Alone     a document each, cut at the length of a row
     BestFit   whole documents, placed so that little is padded; only one that is longer than a row is cut
+    Sliding   rows that overlap, so that a number is predicted from many before it: for scoring
 
 A row is a list of (start, end), together at most `length` numbers. It is a function of the ends and the length alone,
 so that the order of training knows rows by their index, and a resumed run finds the same ones.
@@ -11,7 +12,7 @@ so that the order of training knows rows by their index, and a resumed run finds
 
 import logging
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -146,6 +147,41 @@ class BestFit:
     def waste(self) -> Waste:
         used = int((self.stretches[:, 1] - self.stretches[:, 0]).sum())
         return Waste(self.documents, len(self), self.cut, 0, len(self) * self.length - used)
+
+
+class Sliding:
+    """In each stretch of `text` a row begins `stride` numbers after the one before, up to the one that reaches its end.
+    Of row i the first `seen(i)` numbers were in the row before: the others come after at least length - stride."""
+
+    apart = False
+
+    def __init__(self, text: Sequence[Stretch], length: int, stride: int) -> None:
+        self.length, self.stride = length, stride
+        self.text = np.array(text, dtype=np.int64).reshape(-1, 2)
+        sizes = self.text[:, 1] - self.text[:, 0]
+        self.until = np.cumsum(1 + (-(-(sizes - length) // stride)).clip(min=0))  # rows of all stretches up to this one
+
+    def __len__(self) -> int:
+        return int(self.until[-1]) if len(self.until) else 0
+
+    def __getitem__(self, index: int) -> list[Stretch]:
+        which, nth = self._place(index)
+        start, end = self.text[which].tolist()
+        begin = start + nth * self.stride
+        return [(begin, min(begin + self.length, end))]
+
+    def seen(self, index: int) -> int:
+        return self.length - self.stride if self._place(index)[1] else 0
+
+    def waste(self) -> Waste | None:
+        return None
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Return which stretch row `index` is of, and how many of its rows come before."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        which = int(np.searchsorted(self.until, index, side="right"))
+        return which, index - (int(self.until[which - 1]) if which else 0)
 
 
 def choose(packing: Packing, numbers: Numbers, split: str, length: int, *, keep_last: bool) -> Layout:

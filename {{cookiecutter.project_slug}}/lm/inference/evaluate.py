@@ -1,5 +1,6 @@
 """Score a trained model: the story of evaluate.py, on the text that its run held out or on any other."""
 
+import functools
 import json
 import math
 import tempfile
@@ -15,41 +16,85 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from harness.console import watched
+from harness.data.choices import read_questions
+from harness.data.layout import Sliding, read_ends
 from harness.errors import UserError
-from lm.batch import model_inputs
+from lm.batch import NO_LABEL, model_inputs
 from lm.data.datamodule import collate, windows
 from lm.data.prepare import Prepared, encode_only
 from lm.data.sets import prepare_all
 from lm.data.tokenizer import end_of_text
-from lm.inference.load import Trained, load
+from lm.data.windows import Rows
+from lm.inference.choices import answered
+from lm.inference.load import Trained, device_of, load
 from lm.models.build import model_config, vocabulary_size
 from lm.module import loss_sums
 
 
-def evaluate(path: str, data: str | None, overrides: list[str], as_json: bool, trust: Sequence[str] = ()) -> None:
-    """Print the loss, perplexity and bits per byte of a run on its held-out text, or on the text at `data`."""
+def evaluate(
+    path: str,
+    data: str | None,
+    overrides: list[str],
+    as_json: bool,
+    stride: int | None = None,
+    choices: str | None = None,
+    trust: Sequence[str] = (),
+) -> None:
+    """Print the loss, perplexity and bits per byte of a run on its held-out text, or on the text at `data`; with
+    `stride` also those in windows that begin so many tokens apart; or how it answers the questions at `choices`."""
     other = other_path(data, overrides)
+    if choices is not None:
+        if other or stride:
+            raise UserError("--choices asks questions: it takes no text and no stride.", cure="Type two commands.")
+        answer(load(path, trust=trust), choices, as_json)
+        return
     trained = load(path, parts=("model", "data.source" if other else "data"), trust=trust)
+    if stride and stride >= trained.context:
+        what = f"--stride {stride} is too large for a context of {trained.context} tokens: not each would be predicted"
+        raise UserError(f"{what}.", cure=f"Half of the context is usual: --stride {trained.context // 2}.")
+    where = other or "held-out text"
+    result: dict[str, Any] = {"run": trained.folder.as_posix(), "step": trained.step, "data": other or "held out"}
     with tempfile.TemporaryDirectory() as temporary:
         parts = {"": other_data(trained, other, Path(temporary))} if other else validation_data(trained)
-        scores = {name: (*score(trained, part), part.meta["val"]["bytes"]) for name, part in parts.items()}
+        result |= scored(trained, parts, where)
+        if stride:
+            result["sliding"] = {"stride": stride, **scored(trained, parts, where, stride)}
+    if as_json:
+        print(json.dumps(result))
+        return
+    print("{run} at step {step}, on {tokens:,} tokens ({bytes:,} bytes) of {}:".format(where, **result))
+    show(result)
+    if stride:
+        print(f"each token after at least {trained.context - stride} others (--stride {stride}):")
+        show(result["sliding"])
+
+
+def answer(trained: Trained, path: str, as_json: bool) -> None:
+    questions = read_questions(Path(path))
+    forward = functools.partial(logits, trained)
+    found = answered(forward, trained.tokenizer, questions, device_of(trained.model), context=trained.context)
+    result = {"run": trained.folder.as_posix(), "step": trained.step, "data": path, **found._asdict()}
+    print(json.dumps(result) if as_json else "{run} at step {step}, on {data}:\n  {}".format(found, **result))
+
+
+def show(numbers: dict[str, Any]) -> None:
+    line = "  {}loss {loss:.4f} nats per token, perplexity {perplexity:.2f}, {bits_per_byte:.4f} bits per byte"
+    print(line.format("", **numbers))
+    for name, of_set in numbers.get("sets", {}).items():
+        print(line.format(f"{name}: ", **of_set))
+
+
+def scored(trained: Trained, parts: dict[str, Prepared], where: str, stride: int | None = None) -> dict[str, Any]:
+    """Return what is measured on all parts together and, under `sets`, on each where they have names."""
+    scores = {name: (*score(trained, part, stride), part.meta["val"]["bytes"]) for name, part in parts.items()}
     nats, tokens, size = (sum(numbers) for numbers in zip(*scores.values(), strict=True))
     if not tokens:
-        raise UserError(f"There is no token to predict in {other or 'the held-out text'}.", cure="Name more text.")
+        raise UserError(f"There is no token to predict in {where}.", cure="Name more text.")
     if not math.isfinite(nats):
         cure = "Name an earlier one of the run's checkpoints/ folders; docs/nan.md says how it comes about."
         raise UserError(f"The loss of {trained.checkpoint.path.as_posix()} is not finite.", cure=cure)
-    result: dict[str, Any] = {"run": trained.folder.as_posix(), "step": trained.step, "data": other or "held out"}
-    result |= measured(nats, tokens, size)
     sets = {name: measured(*numbers) for name, numbers in scores.items() if name}
-    if as_json:
-        print(json.dumps(result | ({"sets": sets} if sets else {})))
-        return
-    text = f"{tokens:,} tokens ({size:,} bytes) of {other or 'held-out text'}"
-    print(f"{result['run']} at step {trained.step}, on {text}:")
-    for name, numbers in ({"": result} | sets).items():
-        line = "  {}loss {loss:.4f} nats per token, perplexity {perplexity:.2f}, {bits_per_byte:.4f} bits per byte"
-        print(line.format(f"{name}: " if name else "", **numbers))
+    return measured(nats, tokens, size) | ({"sets": sets} if sets else {})
 
 
 def measured(nats: float, tokens: int, size: int) -> dict[str, Any]:
@@ -105,24 +150,51 @@ def other_data(trained: Trained, path: str, folder: Path) -> Prepared:
     return encode_only(trained.tokenizer, end, source, folder)
 
 
+class SlidingRows(Rows):
+    """The validation tokens in windows that begin `stride` tokens apart. Each is predicted once, in the first window
+    that has it: after at least length - stride others, but for the first ones. `across`: windows go from one document
+    into the next, as they do with packing=true; else each document has its own."""
+
+    def __init__(self, prepared: Prepared, length: int, stride: int, *, across: bool) -> None:
+        ends = read_ends(prepared.ends("val")).tolist()
+        text = [(0, ends[-1] if ends else 0)] if across else [*zip([0, *ends[:-1]], ends, strict=False)]
+        self.sliding = Sliding(text, length, stride)
+        super().__init__(prepared.numbers("val"), prepared.dtype, self.sliding, loss_mask=prepared.loss_mask("val"))
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        row = super().__getitem__(index)
+        before = torch.arange(self.layout.length) < self.sliding.seen(index)
+        return row | {"labels": row["labels"].masked_fill(before, NO_LABEL)}
+
+
 @torch.no_grad()
-def score(trained: Trained, prepared: Prepared, batch_size: int = 8) -> tuple[float, int]:
+def score(trained: Trained, prepared: Prepared, stride: int | None = None, batch_size: int = 8) -> tuple[float, int]:
     """Return the sum of losses in nats over the validation tokens, each predicted once, and their number. In
-    float32, and in windows or in rows as the run was trained."""
+    float32, and in windows or in rows as the run was trained, or in windows that slide by `stride` tokens."""
+    packing = trained.cfg.data.get("packing", True)
+    if stride:
+        rows: Rows = SlidingRows(prepared, trained.context, stride, across=packing is True)
+    else:
+        rows = windows(prepared, "val", trained.context, packing=packing)
     if trained.attention == "flash_attention_2":  # it keeps documents apart in batches of one row only
         batch_size = 1
     loader: DataLoader[dict[str, Tensor]] = DataLoader(
-        windows(prepared, "val", trained.context, packing=trained.cfg.data.get("packing", True)),
+        rows,
         batch_size=batch_size,
         collate_fn=lambda rows: collate(rows, batch_size),
     )
-    options = {"use_cache": False} if isinstance(trained.model, PreTrainedModel) else {}
     nats, tokens = 0.0, 0
     for batch in watched(loader, len(loader), "batches"):
         batch = {name: tensor.to(trained.device) for name, tensor in batch.items()}
-        output = trained.model(**model_inputs(batch), **options)
-        logits = output if isinstance(output, Tensor) else output.logits
-        total, valid = loss_sums(logits, batch["labels"])
+        total, valid = loss_sums(logits(trained, batch), batch["labels"])
         nats += total.item()
         tokens += int(valid.item())
     return nats, tokens
+
+
+def logits(trained: Trained, batch: dict[str, Tensor]) -> Tensor:
+    """Return the logits (B, T, V) of a batch."""
+    options = {"use_cache": False} if isinstance(trained.model, PreTrainedModel) else {}
+    output = trained.model(**model_inputs(batch), **options)
+    found: Tensor = output if isinstance(output, Tensor) else output.logits
+    return found

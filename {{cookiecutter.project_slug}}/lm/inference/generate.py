@@ -1,53 +1,98 @@
 """Text from a model, token by token, with transformers' own key-value cache: what generate.py and samples show."""
 
+import inspect
+import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from harness.console import say
+from harness.console import converse, say
+from harness.data.files import text_lines
 from lm.data.tokenizer import end_of_text
-from lm.inference.load import device_of, load, refuse_unless_finite
+from lm.inference.load import Trained, device_of, load, refuse_unless_finite
+
+ROWS = 16  # prompts that are continued at a time
 
 
 def generate(
-    path: str, prompt: str | None, max_tokens: int, temperature: float, top_k: int, seed: int, trust: Sequence[str] = ()
+    path: str,
+    prompt: str | None,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    seed: int,
+    prompts: str | None = None,
+    chat: bool = False,
+    trust: Sequence[str] = (),
 ) -> None:
-    """Print `prompt` (None: that of the run's data) and its continuation as it is made; on stderr what made it."""
+    """Print `prompt` (None: that of the run's data) and its continuation as it is made, or those of the lines of the
+    file `prompts`, or answer what is typed; on stderr what made it."""
+    lines = None if prompts is None else text_lines(Path(prompts))
     trained = load(path, trust=trust)
+    if not isinstance(trained.model, PreTrainedModel):
+        say(f"  slow: no key-value cache, since {type(trained.model).__name__} is not a model of transformers")
+    how: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k or None, "seed": seed}
+    if chat:
+        from lm.inference.chat import Talk  # which is made of what is below
+
+        converse(Talk(trained, **how).reply)
+        return
+    began = time.perf_counter()
+    made = continue_one(trained, prompt, how) if lines is None else continue_lines(trained, lines, how)
+    seconds = time.perf_counter() - began
+    say(f"{made:,} tokens in {seconds:.1f} s, {made / max(seconds, 1e-9):,.0f} per second")
+
+
+def continue_one(trained: Trained, prompt: str | None, how: dict[str, Any]) -> int:
+    """Print a text as it is made; return how many tokens were."""
     prompt = trained.cfg.data.get("prompt", "") if prompt is None else prompt
     start = trained.tokenizer.encode(prompt, add_special_tokens=False).ids
-    if len(start) + max_tokens > trained.context:
+    if len(start) + how["max_tokens"] > trained.context:
         say(f"  slow: beyond {trained.context:,} tokens the older half is forgotten and the newer half read again")
-    ids = sample(
-        trained.model,
-        start,
-        max_tokens=max_tokens,
-        context=trained.context,
-        temperature=temperature,
-        top_k=top_k or None,
-        seed=seed,
-        stop=end_of_text(trained.tokenizer, trained.model),
-    )
-    began, made = time.perf_counter(), list[int]()
+    stop, made = end_of_text(trained.tokenizer, trained.model), list[int]()
+    ids = sample(trained.model, start, context=trained.context, stop=stop, **how)
     sys.stdout.write(prompt)
     for piece in pieces(trained.tokenizer, (made.append(token) or token for token in ids)):  # type: ignore[func-returns-value]
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
-    seconds = time.perf_counter() - began
-    say(f"{len(made):,} tokens in {seconds:.1f} s, {len(made) / max(seconds, 1e-9):,.0f} per second")
+    return len(made)
+
+
+def continue_lines(trained: Trained, prompts: list[str], how: dict[str, Any]) -> int:
+    """Print a JSON object a prompt; return how many tokens were made."""
+    stop, total = end_of_text(trained.tokenizer, trained.model), 0
+    size = ROWS if isinstance(trained.model, PreTrainedModel) else 1
+    for first in range(0, len(prompts), size):
+        batch = prompts[first:][:size]
+        starts = [trained.tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in batch]
+        columns = list(sample_rows(trained.model, starts, context=trained.context, stop=stop, **how))
+        for i, prompt in enumerate(batch):
+            ids = [token for column in columns if (token := column[i]) is not None]
+            text = prompt + "".join(pieces(trained.tokenizer, ids))
+            print(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False), flush=True)
+            total += len(ids)
+    return total
+
+
+def sample(model: nn.Module, prompt: list[int], **how: Any) -> Iterator[int]:
+    """Yield token ids that continue one prompt; `how` is that of `sample_rows`."""
+    for (token,) in sample_rows(model, [prompt], **how):
+        yield cast(int, token)  # it ends with its only row
 
 
 @torch.no_grad()
-def sample(
+def sample_rows(
     model: nn.Module,
-    prompt: list[int],
+    prompts: list[list[int]],
     *,
     max_tokens: int,
     context: int,
@@ -55,32 +100,53 @@ def sample(
     top_k: int | None = 50,
     seed: int = 0,
     stop: int | None = None,
-) -> Iterator[int]:
-    """Yield up to `max_tokens` token ids that continue `prompt`, ending before the id `stop`.
+) -> Iterator[list[int | None]]:
+    """Yield, up to `max_tokens` times, the id that continues each of `prompts`, or None where the id `stop` has come.
 
-    Temperature 0 takes the most likely token. When the context is full, the cache is rebuilt from its newer half; a
-    model that is not of transformers has none, and reads all of the context for each token. Draws from a generator of
-    its own, so that sampling during training does not disturb it.
+    A row is what it would be alone: shorter ones are padded at the left, where nobody looks. Temperature 0 takes the
+    most likely token. When a row's context is full, the cache is rebuilt from its newer half; a model that is not of
+    transformers has none, takes one row, and reads all of the context for each token. Draws from generators of its
+    own, one a row, so that sampling during training does not disturb it.
     """
-    generator = torch.Generator().manual_seed(seed)
-    tokens = prompt[-(context - 1) :] or [stop or 0]  # a text begins where another has ended
-    pending, cache, device = tokens, None, device_of(model)
+    generators = [torch.Generator().manual_seed(seed) for _ in prompts]
+    rows = [prompt[-(context - 1) :] or [stop or 0] for prompt in prompts]  # a text begins where another has ended
+    device, cache, mask = device_of(model), None, torch.empty(0)
+    made: list[int | None] = [0] * len(rows)
     for _ in range(max_tokens):
-        if len(tokens) >= context:
-            tokens = tokens[-(context // 2) :]
-            pending, cache = tokens, None
+        for i, row in enumerate(rows):
+            if len(row) >= context:
+                rows[i], cache = row[-(context // 2) :], None
+        if cache is None:
+            width = max(map(len, rows))
+            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+        pending = [[0] * (mask.shape[1] - len(row)) + row if cache is None else row[-1:] for row in rows]
+        ids = torch.tensor(pending, device=device)
         if isinstance(model, PreTrainedModel):
-            output = model(input_ids=torch.tensor([pending], device=device), past_key_values=cache, use_cache=True)
+            output = model(input_ids=ids, past_key_values=cache, use_cache=True, **padded(model, mask, ids.shape[1]))
             cache = output.past_key_values
+            mask = F.pad(mask, (0, 1), value=1)
         else:
-            output = model(input_ids=torch.tensor([tokens], device=device))
-        logits = output if isinstance(output, Tensor) else output.logits
-        token = choose(logits[0, -1].float().cpu(), temperature, top_k, generator)
-        if token == stop:
+            output = model(input_ids=ids)
+        logits = (output if isinstance(output, Tensor) else output.logits)[:, -1].float().cpu()
+        for i, row in enumerate(rows):
+            if made[i] is None:
+                continue
+            token = choose(logits[i], temperature, top_k, generators[i])
+            made[i] = None if token == stop else token
+            rows[i] = [*row, token]
+        if made == [None] * len(rows):
             return
-        yield token
-        tokens = [*tokens, token]
-        pending = [token]
+        yield list(made)
+
+
+def padded(model: nn.Module, mask: Tensor, length: int) -> dict[str, Tensor]:
+    """Return what tells a model which of its positions are padding, where some are, `mask` (B, so far) being 0 there.
+    Its input are the last `length` positions."""
+    if mask.all():
+        return {}
+    positions = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)[:, -length:]}
+    takes = inspect.signature(model.forward).parameters
+    return {"attention_mask": mask, **({} if "position_ids" not in takes else positions)}
 
 
 def choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
