@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch.optim import AdamW, Optimizer
 
+from harness.joined import JoinedOptimizer
 from lm.optim.groups import Roles
 
 
-class Muon(Optimizer):
+class Muon(JoinedOptimizer):
     """`groups` are of (name, parameter). `lr` is AdamW's; Muon's update is scaled to the size of AdamW's, so that one
     rate and one schedule suit both (https://arxiv.org/abs/2502.16982)."""
 
@@ -27,33 +28,17 @@ class Muon(Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.95),
     ) -> None:
-        chosen = [_only(group, [pair for pair in group["params"] if roles[pair[0]] == "matrix"]) for group in groups]
-        others = [_only(group, [pair for pair in group["params"] if roles[pair[0]] != "matrix"]) for group in groups]
         common: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
         shape: dict[str, Any] = {"momentum": momentum, "adjust_lr_fn": "match_rms_adamw"}
         parts: list[Optimizer] = []
-        if any(chosen):
-            parts.append(torch.optim.Muon([group for group in chosen if group], **common, **shape))
-        if any(others):
-            parts.append(AdamW([group for group in others if group], betas=betas, **common))
-        self._parts = parts
-        self._sizes = [len(part.param_groups) for part in parts]
-        super().__init__([group for part in parts for group in part.param_groups], {})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        first = 0
-        for part, size in zip(self._parts, self._sizes, strict=True):
-            # Here and not once: loading a checkpoint replaces both lists.
-            part.param_groups, part.state = self.param_groups[first : first + size], self.state
-            part.step()
-            first += size
-        return loss
+        if matrices := _only(groups, lambda name: roles[name] == "matrix"):
+            parts.append(torch.optim.Muon(matrices, **common, **shape))
+        if others := _only(groups, lambda name: roles[name] != "matrix"):
+            parts.append(AdamW(others, betas=betas, **common))
+        super().__init__(parts)
 
 
-def _only(group: dict[str, Any], pairs: list[Any]) -> dict[str, Any]:
-    return {**group, "params": pairs} if pairs else {}
+def _only(groups: list[dict[str, Any]], wanted: Callable[[str], bool]) -> list[dict[str, Any]]:
+    """Return the groups with the `wanted` names alone, without those that then have none."""
+    chosen = [{**group, "params": [pair for pair in group["params"] if wanted(pair[0])]} for group in groups]
+    return [group for group in chosen if group["params"]]
