@@ -20,6 +20,7 @@ from harness.run.folder import Run
 from harness.trainer import attempt, fit, limits, total_steps
 from lm.batch import TokenBatch
 from lm.data.show import show
+from lm.keys import Data
 from lm.models.attention import GPU_ONLY, pick_attention, refuse_leaks
 from lm.models.build import build_model, context_length, count_parameters, model_config, vocabulary_size
 from lm.models.lora import beneath
@@ -27,11 +28,6 @@ from lm.module import LmModule
 from lm.summary import print_summary
 
 log = logging.getLogger(__name__)
-
-# Keys of conf/data/ that others read; all others are arguments of the data module.
-NOT_ARGUMENTS = {
-    "name", "path", "val_path", "column", "config", "split", "dtype", "on_bad", "prompt", "global_batch",
-}  # fmt: skip
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -68,7 +64,7 @@ def train(cfg: DictConfig) -> float | None:
 def build_data(cfg: DictConfig, config: PretrainedConfig | None) -> Any:
     """Build the data module and tell it what is known by now."""
     values: Any = OmegaConf.to_container(cfg.data, resolve=True)  # while ${data.path} can be looked up
-    arguments = {key: value for key, value in values.items() if key not in NOT_ARGUMENTS}
+    arguments = {key: value for key, value in values.items() if key not in Data.kept}
     if (validation := validation_source(cfg.data)) is not None:
         arguments["validation"] = validation
     data = instantiate(arguments, _convert_="all")

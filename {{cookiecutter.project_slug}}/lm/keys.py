@@ -8,15 +8,15 @@ import re
 from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import yaml
-from annotated_types import Le
 
 from harness.config import global_batch, sources
+from harness.config.documents import Documents
 from harness.config.names import nearest
+from harness.config.rules import indivisible, too_small
 from harness.config.schema import Above0, Amount, Count, Flag, Positive, Root, Section, Share, Text, extra, key
-from harness.errors import UserError
 
 if TYPE_CHECKING:  # --help needs the keys alone, at once
     from omegaconf import DictConfig
@@ -64,33 +64,17 @@ class Model(Section):
     lora: Lora = extra("train low-rank matrices beside the weights of the model, and nothing else")
 
 
-class Data(Section):
-    kept: ClassVar[frozenset[str]] = frozenset(
-        {"name", "path", "val_path", "column", "config", "split", "dtype", "on_bad", "prompt", "global_batch"}
-    )
-    name: Text = key("the second part of the run's name")
-    source: dict[Any, Any] = extra("where documents come from: a class with `check`, `fingerprint` and `documents`")
-    path: Text | None = extra("a file, a folder or a glob of UTF-8 text")
-    column: Text | None = extra("the column of a table that holds the text")
-    config: Text | None = extra("the configuration of a data set of the hub that has several")
-    split: Text | None = extra("the split of a data set of the hub to read; train where null")
-    dtype: Literal["uint16", "uint32"] = extra("of files that are tokenized already")
-    on_bad: Literal["error", "skip"] | None = extra("what cannot be used stops the preparation (null), or is left out")
-    sets: dict[Any, Any] = extra("of a mixture: {NAME: {data: …, weight: …, and options of that data config}}")
-    limit: Above0 | None = extra("use a share (0.1, 1.0) or a number (1, 100) of the documents; null for all")
-    val_fraction: Annotated[Share, Le(0.5)] = extra("the share of the documents held out for validation; 0 for none")
-    val_path: Text | None = extra("validation text of its own: a path as `path`; then nothing is held out")
+class Data(Documents):
+    kept: ClassVar[frozenset[str]] = Documents.kept | {"prompt"}
     tokenizer: dict[Any, Any] = extra(
         "a `kind` (bpe, unigram, bytes, characters) that is trained, or a `path` taken as it is"
     )
     batch_size: Positive | Literal["auto"] = key("the sequences per micro-batch and device; auto tries what fits")
     global_batch: Positive | None = extra("the tokens of an optimizer step over all devices; null: as these make it")
-    num_workers: Count = extra("the number of loader processes; 0 loads in the training process")
     prompt: str = key("what samples and generate.py continue; an empty one begins a document")
     packing: Flag | Literal["document", "best_fit"] = extra(
         "let documents follow one another in a window; document and best_fit keep them apart there; false: a row each"
     )
-    prepared: Text = extra("the folder of tokenizers and token files")
 
 
 class Optimizer(Section):
@@ -164,37 +148,21 @@ class Keys(Root):
 
     @classmethod
     def look(cls, cfg: "DictConfig") -> None:
-        if "source" in cfg.data:
-            from hydra.utils import instantiate
+        from harness.data.sets import check_material
 
-            source = cfg.data.source
-            instantiate(source).check()
-            if cfg.data.get("val_path") is not None and "path" in source:
-                try:
-                    instantiate(source, path=cfg.data.val_path).check()
-                except UserError as error:
-                    raise UserError(str(error).replace("data.path", "data.val_path")) from error
-        if cfg.data.get("sets") is not None:
-            from harness.data.sets import materials
-
-            for material in materials(cfg.data.sets, cfg.data.val_fraction, cfg.seed).values():
-                material.check()
+        check_material(cfg.data, cfg.seed)
 
 
 def _sizes(config: "DictConfig", names: dict[str, str]) -> Iterator[str]:
-    for name in SIZES & set(config):
-        value = config[name]
-        least = {"vocab_size": SMALLEST_VOCABULARY, names.get(LENGTH, LENGTH): 2}
-        if value is not None and not (isinstance(value, int) and value >= least.get(name, 1)):
-            why = ": bytes and the end of a text need as many" if name == "vocab_size" else ""
-            yield f"model.config.{name}={value} is too small: the least is {least.get(name, 1)}{why}."
-            return
+    least = dict.fromkeys(SIZES, 1) | {"vocab_size": SMALLEST_VOCABULARY, names.get(LENGTH, LENGTH): 2}
+    why = {"vocab_size": "bytes and the end of a text need as many"}
+    if small := next(too_small("model.config", config, least, why), ""):
+        yield small
+        return
     width, heads = (names.get(name, name) for name in ("hidden_size", "num_attention_heads"))
-    if config.get("head_dim") is None and width in config and heads in config and config[width] % config[heads]:
-        yield f"model.config.{width}={config[width]} is not divisible by model.config.{heads}={config[heads]}."
-    shared = config.get("num_key_value_heads")
-    if shared and heads in config and config[heads] % shared:
-        yield f"model.config.{heads}={config[heads]} is not divisible by model.config.num_key_value_heads={shared}."
+    if config.get("head_dim") is None:
+        yield from indivisible("model.config", config, width, heads)
+    yield from indivisible("model.config", config, heads, "num_key_value_heads")
 
 
 @cache

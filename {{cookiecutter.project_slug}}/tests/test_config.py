@@ -14,11 +14,11 @@ from omegaconf import OmegaConf
 from harness.config.check import check
 from harness.config.compose import CONF, choices, compose, groups
 from harness.errors import UserError
-from lm import fit
+from lm.keys import Data, Model
 from lm.models import build
 
 # Keys that stand beside a class's own arguments and are read by this project.
-OURS = {"data": fit.NOT_ARGUMENTS, "model": build.NOT_ARGUMENTS, "trainer": {"mps_fix"}}
+OURS = {"data": Data.kept, "model": Model.kept, "trainer": {"mps_fix"}}
 FILES = [f"{group}={name}" for group in groups() for name in choices(group)]
 
 

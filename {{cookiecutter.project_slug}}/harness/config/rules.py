@@ -1,7 +1,7 @@
 """What is wrong with values that are fine one by one, and what this machine cannot do."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,3 +82,18 @@ def _places(cfg: "DictConfig") -> Iterator[str]:
         yield f"The run folder {folder} cannot be made: {here} is a file. Try run.root=FOLDER."
     elif not os.access(here, os.W_OK):
         yield f"The run folder {folder} cannot be written: no permission in {here}. Try run.root=FOLDER."
+
+
+def too_small(key: str, node: "DictConfig", least: Mapping[str, int], why: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each value of `node` at `key` that is no whole number of at least so much; None is fine."""
+    for name, lowest in least.items():
+        value = node.get(name)
+        if value is not None and not (isinstance(value, int) and value >= lowest):
+            reason = f": {why[name]}" if name in why else ""
+            yield f"{key}.{name}={value} is too small: the least is {lowest}{reason}."
+
+
+def indivisible(key: str, node: "DictConfig", one: str, other: str) -> Iterator[str]:
+    """Yield a sentence if the value `one` of `node` at `key` is no multiple of `other`; where both are given."""
+    if node.get(one) and node.get(other) and node[one] % node[other]:
+        yield f"{key}.{one}={node[one]} is not divisible by {key}.{other}={node[other]}."

@@ -8,12 +8,13 @@ from fractions import Fraction
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from harness.config.check import check
 from harness.config.compose import compose
 from harness.config.names import choices, nearest
-from harness.data.material import Material, build_sources
+from harness.data.material import Material, build_sources, validation_source
 from harness.errors import UserError
 
 LONGEST = 100_000  # positions after which the order of sets has to repeat itself
@@ -34,6 +35,21 @@ def materials(sets: Mapping[str, Mapping[str, Any]], val_fraction: float, seed: 
         data = _config(name, {"val_fraction": val_fraction, **options})
         found[name] = Material(*build_sources(data), data.val_fraction, seed, data.limit)
     return found
+
+
+def check_material(data: DictConfig, seed: int) -> None:
+    """Look whether there is something to read, of one source or of each set. Raises UserError."""
+    if "source" in data:
+        validation = validation_source(data)
+        instantiate(data.source).check()
+        try:
+            if validation is not None:
+                instantiate(validation).check()
+        except UserError as error:
+            raise UserError(str(error).replace("data.path", "data.val_path")) from error
+    if data.get("sets") is not None:
+        for material in materials(data.sets, data.val_fraction, seed).values():
+            material.check()
 
 
 def weights_of(sets: Mapping[str, Mapping[str, Any]]) -> list[Fraction]:

@@ -22,14 +22,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from harness.checkpoint.loaded import loaded
 from harness.errors import UserError, said_of
 from harness.frozen import freeze
+from lm.keys import Model
 from lm.models import attention as _attention  # noqa: F401  (registers its kernel)
 from lm.models.lora import add_lora
 from lm.models.pretrained import generation_config, load_pretrained, pretrained_config
 
 log = logging.getLogger(__name__)
-
-# Keys of conf/model/ that say how to train a model; all others are arguments of a model class of one's own.
-NOT_ARGUMENTS = {"name", "peak_lr", "gradient_checkpointing", "attention", "compile", "config", "freeze"}
 
 
 def model_config(model: DictConfig, checkpoint: Path | None = None) -> PretrainedConfig | None:
@@ -132,7 +130,7 @@ def _fresh(model: DictConfig, config: PretrainedConfig | None, attention: str) -
     if "_target_" not in model:
         return AutoModelForCausalLM.from_config(config, attn_implementation=attention)  # type: ignore[no-any-return]
     values: Any = OmegaConf.to_container(model, resolve=True)
-    arguments = {key: value for key, value in values.items() if key not in NOT_ARGUMENTS}
+    arguments = {key: value for key, value in values.items() if key not in Model.kept}
     if config is None:
         return instantiate(arguments, _convert_="all")  # type: ignore[no-any-return]
     config._attn_implementation = attention
