@@ -9,6 +9,7 @@ PUBLIC = {
     "Batch": "harness.batch",  # what a batch is: named tensors, the row first
     "BatchFormat": "harness.batch",  # inherit to say more of your batches: how large, what is in them, how to show one
     "attempt": "harness.trainer",  # surround a training: the run's folder, log, signals, seeds
+    "finished": "harness.trainer",  # is there nothing more to do?
     "limits": "harness.trainer",  # what a result is complete for
     "spread_step": "harness.batch_size",  # let accumulation follow from data.global_batch
     "total_steps": "harness.trainer",  # how many optimizer steps a run has
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from harness.hardware import pick
     from harness.module import GuardedModule
     from harness.telemetry.events import emit
-    from harness.trainer import attempt, fit, limits, total_steps
+    from harness.trainer import attempt, finished, fit, limits, total_steps
 
 __all__ = [
     "Batch",
@@ -44,6 +45,7 @@ __all__ = [
     "UserError",
     "attempt",
     "emit",
+    "finished",
     "fit",
     "limits",
     "pick",

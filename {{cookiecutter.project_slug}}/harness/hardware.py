@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 COMPILE_SECONDS = {"cpu": 400.0, "cuda": 60.0}
 # Order of magnitude of what a device computes in training, only to tell seconds from minutes.
 FLOPS_PER_SECOND = {"cpu": 3e11, "mps": 3e12, "cuda": 5e13}
+LARGE_ON_A_CPU = 100_000_000  # weights
 
 _assumed: set[str] = set()
 
@@ -128,6 +129,14 @@ def best_device() -> str:
     """Return the name of the best device of this machine, as torch calls it."""
     here = devices()
     return next(device for device in ("cuda", "mps", "cpu") if here[device])
+
+
+def slow(device: str, weights: int) -> Iterator[str]:
+    """Yield why a model of so many weights is slow on `device` where it need not be."""
+    if device == "cpu" and shutil.which("nvidia-smi"):
+        yield f"torch {torch.__version__} cannot use the NVIDIA driver here (python devtools/check_setup.py)"
+    elif device == "cpu" and weights > LARGE_ON_A_CPU:
+        yield f"a CPU reads all {weights:,} weights for each token"
 
 
 def devices() -> dict[str, bool]:

@@ -87,6 +87,15 @@ def limits(trainer: DictConfig, steps: int) -> dict[str, Any]:
     return {"steps": steps, "max_time": str(trainer.get("max_time"))}
 
 
+def finished(cfg: DictConfig, run: Run, point: Checkpoint, steps: int) -> dict[str, Any] | None:
+    """Return the result of a run that has nothing more to do at `point`, and say so; else None."""
+    if result := run.result(point.step, limits(cfg.trainer, steps)):
+        early = f" of {steps}, where a callback ended it" if point.step < steps else ""
+        more = "To train it longer, raise trainer.max_steps."
+        log.info("%s is complete: %d steps%s. %s", run.folder.name, point.step, early, more)
+    return result
+
+
 def fit(
     cfg: DictConfig, run: Run, module: GuardedModule, data: ExactData, picks: Picks, point: Checkpoint | None
 ) -> float | None:

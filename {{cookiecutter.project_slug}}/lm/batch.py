@@ -8,21 +8,15 @@ B rows, T positions, V vocabulary. The loader makes batches, `model_inputs` hand
 harness wants to know of them (how large, what is in them, how to show one) is `TokenBatch`.
 """
 
-import logging
-from typing import Any
+from typing import Any, NoReturn
 
-import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
-from harness.batch import Batch, BatchFormat, describe_tensor
+from harness.batch import Batch
 from harness.errors import UserError
-from harness.telemetry import events
+from harness.sequences import NO_LABEL, SequenceBatch
 
-log = logging.getLogger(__name__)
-
-NO_LABEL = -100  # what torch's cross-entropy ignores
-MOST_LABELS = 5  # that a description counts one by one
+__all__ = ["NO_LABEL", "TokenBatch", "model_inputs"]
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
@@ -30,129 +24,27 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
     return {name: value for name, value in batch.items() if name != "labels"}
 
 
-def padding(batch: Batch) -> Tensor:
-    """Return which positions of a batch are padding, (B, T): those after the last position that carries a label or
-    differs from the row's last token; by the attention mask where there is one."""
-    if "attention_mask" in batch:
-        return batch["attention_mask"] == 0
-    ids, labels = batch["input_ids"], batch["labels"]
-    idle = (labels == NO_LABEL) & (ids == ids[:, -1:])
-    trailing = idle.int().flip(1).cumprod(1).flip(1).bool()
-    return trailing & (trailing.sum(1, keepdim=True) > 1)  # one such token is the end of a text
-
-
-class TokenBatch(BatchFormat):
+class TokenBatch(SequenceBatch):
     """`vocab_size` is the model's; `show` is how many predictions an event has beside their labels."""
 
     unit = "tokens"
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, show: int = 16) -> None:
+        super().__init__(vocab_size, show)
         self.tokenizer = tokenizer
-        self.vocab_size = vocab_size
-        self.shown = show
-        self.rows_without_label = 0
-
-    def rows(self, batch: Batch) -> int:
-        return len(batch["input_ids"])
-
-    def size(self, batch: Batch) -> int:
-        return batch["input_ids"].numel()
-
-    def check(self, batch: Batch, step: int) -> None:
-        """Raise UserError for an id that the model has no embedding for; count the rows that teach nothing."""
-        for name in ("input_ids", "labels"):
-            self._within_vocabulary(name, batch[name], step)
-        empty = int((batch["labels"][:, 1:] == NO_LABEL).all(dim=1).sum())
-        if empty and not self.rows_without_label:
-            facts = self.describe(batch)
-            numbers = facts["rows"], self.size(batch), facts["without_label"], facts["valid"], *facts["ids"]
-            log.warning(
-                "%d of %d rows have no label: they teach nothing, and their loss is 0. This is said once. Of the "
-                "batch's %d positions %d say -100 and the loss counts %d; its ids go from %d to %d.",
-                empty,
-                *numbers,
-            )
-            events.emit("data_sanity_check", step, {"rows_without_label": empty, "batch": facts}, warning=True)
-        self.rows_without_label += empty
-
-    def describe(self, batch: Batch) -> dict[str, Any]:
-        ids, labels = batch["input_ids"].cpu(), batch["labels"].cpu()
-        counted = labels[:, 1:] != NO_LABEL  # the loss shifts: nothing predicts the first token of a row
-        values, counts = labels[labels != NO_LABEL].unique(return_counts=True)
-        common = counts.argsort(descending=True, stable=True)[:MOST_LABELS]
-        others = {name: value for name, value in batch.items() if name not in ("input_ids", "labels")}
-        return {
-            "rows": ids.shape[0],
-            "positions": ids.shape[1],
-            "ids": [int(ids.min()), int(ids.max())],
-            "labels": [int(values.min()), int(values.max())] if len(values) else None,
-            "distinct_labels": len(values),
-            "common_labels": {int(values[i]): int(counts[i]) for i in common},
-            "without_label": int((labels == NO_LABEL).sum()),  # positions that say -100
-            "valid": int(counted.sum()),  # positions that the loss counts
-            "rows_without_label": int((~counted.any(dim=1)).sum()),
-            "padding_share": padding(batch).float().mean().item(),
-            **{name: describe_tensor(tensor) for name, tensor in others.items()},
-        }
 
     def show(self, batch: Batch) -> list[str]:
         return [self.tokenizer.decode(ids, skip_special_tokens=False) for ids in batch["input_ids"].tolist()]
 
-    def measure(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Return [correct, valid, `show` predicted ids, `show` expected ids] of logits (B, T, V).
-
-        The ids shown begin with the first row's first label; ids below 2**24 are exact in float32.
-        """
-        targets = batch["labels"][-len(outputs) :, 1:]  # (B, T-1): position t predicts t+1; of the last piece, if cut
-        predicted = outputs[:, :-1].argmax(dim=-1)  # (B, T-1)
-        valid = targets != NO_LABEL
-        correct = (predicted == targets) & valid
-        show = min(self.shown, targets.shape[1])
-        first = valid[0].int().argmax().clamp(max=targets.shape[1] - show)
-        shown = first + torch.arange(show, device=targets.device)
-        counts = torch.stack((correct.sum(), valid.sum()))
-        return torch.cat((counts, predicted[0, shown], targets[0, shown])).float()
-
     def explain(self, numbers: list[float]) -> dict[str, Any]:
-        correct, valid, *ids = numbers
-        half = len(ids) // 2
-        pairs = [(int(p), int(t)) for p, t in zip(ids[:half], ids[half:], strict=True) if t != NO_LABEL]
-        predicted, expected = [p for p, _ in pairs], [t for _, t in pairs]
-        return {
-            "accuracy": correct / max(valid, 1),
-            "predicted": {"ids": predicted, "text": self.tokenizer.decode(predicted)},
-            "expected": {"ids": expected, "text": self.tokenizer.decode(expected)},
-        }
+        facts = super().explain(numbers)
+        for side in ("predicted", "expected"):
+            facts[side]["text"] = self.tokenizer.decode(facts[side]["ids"])
+        return facts
 
-    def first_look(self, batch: Batch) -> dict[str, Any]:
-        facts = self.describe(batch)
-        labels, ids = facts["labels"] or [], facts["ids"]
-        return {
-            "vocabulary": self.vocab_size,
-            "label_min": min(labels, default=None),
-            "label_max": max(labels, default=None),
-            "input_min": ids[0],
-            "input_max": ids[1],
-            "valid_tokens": batch["labels"].numel() - facts["without_label"],
-            "ignored_tokens": facts["without_label"],
-            "ok": bool(labels) and min(labels + ids) >= 0 and max(labels + ids) < self.vocab_size,
-        }
-
-    def _within_vocabulary(self, name: str, tokens: Tensor, step: int) -> None:
-        low, high = (int(value) for value in torch.aminmax(tokens))
-        if high < self.vocab_size and low >= 0:
-            return
-        allowed = (tokens >= 0) & (tokens < self.vocab_size)
-        if name == "labels":
-            allowed |= tokens == NO_LABEL
-        if allowed.all():
-            return
-        row, position = (int(index) for index in (~allowed).nonzero()[0])
-        facts = {"name": name, "row": row, "position": position, "id": int(tokens[row, position])}
-        events.emit("data_sanity_check", step, {"ok": False, "vocabulary": self.vocab_size, **facts}, warning=True)
-        allowed_ids = f"0 to {self.vocab_size - 1}{', or -100 for no label' * (name == 'labels')}"
+    def refuse(self, name: str, row: int, position: int, number: int) -> NoReturn:
+        allowed = f"0 to {self.classes - 1}{', or -100 for no label' * (name == 'labels')}"
         raise UserError(
-            f"{name}[{row}, {position}] is {facts['id']}, but the model's vocabulary has {self.vocab_size} tokens "
-            f"({allowed_ids}).",
+            f"{name}[{row}, {position}] is {number}, but the model's vocabulary has {self.classes} tokens ({allowed}).",
             cure="The data were tokenized for another model: set model.config.vocab_size, or prepare them again.",
         )

@@ -17,7 +17,7 @@ from harness.data.layout import APART
 from harness.data.material import validation_source
 from harness.hardware import Picks, pick, world_size
 from harness.run.folder import Run
-from harness.trainer import attempt, fit, limits, total_steps
+from harness.trainer import attempt, finished, fit, total_steps
 from lm.batch import TokenBatch
 from lm.data.show import show
 from lm.keys import Data
@@ -47,12 +47,7 @@ def train(cfg: DictConfig) -> float | None:
             return None
         steps = total_steps(cfg.trainer, data)
         point = starting_point(cfg, data.described)
-        if point and (result := run.result(point.step, limits(cfg.trainer, steps))):
-            early = f" of {steps}, where a callback ended it" if point.step < steps else ""
-            log.info(
-                "%s is complete: %d steps%s. To train it longer, raise trainer.max_steps.",
-                *(run.folder.name, point.step, early),
-            )
+        if point and (result := finished(cfg, run, point, steps)):
             return cast("float | None", result["val_loss"])
         picks = pick_hardware(cfg, config, steps, run)
         module = build_module(cfg, config, data, picks, steps, load=point is None)

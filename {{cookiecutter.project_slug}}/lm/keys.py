@@ -5,7 +5,7 @@ from its source.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -14,9 +14,10 @@ import yaml
 
 from harness.config import global_batch, sources
 from harness.config.documents import Documents
-from harness.config.names import nearest
+from harness.config.learning import Optimizer, Scheduler
+from harness.config.library import Library
 from harness.config.rules import indivisible, too_small
-from harness.config.schema import Above0, Amount, Count, Flag, Positive, Root, Section, Share, Text, extra, key
+from harness.config.schema import Above0, Amount, Flag, Positive, Root, Section, Share, Text, extra, key
 
 if TYPE_CHECKING:  # --help needs the keys alone, at once
     from omegaconf import DictConfig
@@ -35,6 +36,29 @@ OLD_NAMES = {"rope_theta", "rope_scaling", "torch_dtype", "num_labels", "attn_im
 OF_PRETRAINED = {"revision", "dtype", "safetensors", "trust_remote_code", "lora"}
 # What people type who come from other tools, by what it is called here.
 HABITS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("habits.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def _model_types() -> dict[str, str]:
+    """Return {config class: model type} from transformers' own table."""
+    text = sources.text(f"{AUTO}.auto_mappings") or sources.text(f"{AUTO}.configuration_auto")
+    return {name: kind for kind, name in re.findall(r'\("([\w-]+)", "(\w+Config)"\)', text)}
+
+
+def _modules() -> dict[str, str]:
+    kinds = {name: kind.replace("-", "_") for name, kind in _model_types().items()}
+    return {name: f"transformers.models.{kind}.configuration_{kind}" for name, kind in kinds.items()}
+
+
+def _not_causal(name: str) -> str:
+    kind, text = _model_types().get(name), sources.text(f"{AUTO}.modeling_auto")
+    causal = text.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")[2].partition("\n)")[0]
+    if kind is None or not text or f'("{kind}",' in causal:  # a newer transformers will say so itself
+        return ""
+    return "is not the config of a causal language model. LlamaConfig, GPT2Config and Qwen3Config are."
+
+
+TRANSFORMERS = Library("transformers", "Config", cache(_modules), cache(_not_causal), OLD_NAMES)
 
 
 class Lora(Section):
@@ -77,18 +101,6 @@ class Data(Documents):
     )
 
 
-class Optimizer(Section):
-    kept: ClassVar[frozenset[str]] = frozenset()
-    lr: Amount = key("the peak learning rate")
-    weight_decay: Amount = extra("the decay of matrices; biases and norms have none")
-
-
-class Scheduler(Section):
-    kept: ClassVar[frozenset[str]] = frozenset()
-    warmup_steps: Count = extra("the optimizer steps of linear warm-up")
-    min_lr_ratio: Share = extra("the last learning rate as a share of the peak")
-
-
 class Keys(Root):
     model: Model
     data: Data
@@ -96,32 +108,7 @@ class Keys(Root):
     scheduler: Scheduler
 
     habits: ClassVar[dict[str, str]] = {name: key for key, names in HABITS.items() for name in names}
-
-    @classmethod
-    def defined_in(cls, target: str) -> str:
-        """transformers fills itself lazily: its own table says in which module a config class is."""
-        name = target.removeprefix("transformers.")
-        kind = _model_types().get(name, "").replace("-", "_")
-        return f"transformers.models.{kind}.configuration_{kind}.{name}" if kind and "." not in name else target
-
-    @classmethod
-    def refusal(cls, target: str) -> str:
-        name = target.removeprefix("transformers.")
-        if not target.startswith("transformers.") or not name.endswith("Config") or "." in name:
-            return ""
-        if _model_types() and name not in _model_types():
-            return f"does not exist.{nearest(name, list(_model_types()))}"
-        if not _is_causal(name):
-            return "is not the config of a causal language model. LlamaConfig, GPT2Config and Qwen3Config are."
-        return ""
-
-    @classmethod
-    def also_taken(cls, target: str) -> Collection[str]:
-        return OLD_NAMES if target.startswith("transformers.") and target.endswith("Config") else ()
-
-    @classmethod
-    def other_name(cls, name: str, target: str) -> str:
-        return _attribute_map(cls.defined_in(target)).get(name, "")
+    libraries: ClassVar[tuple[Library, ...]] = (TRANSFORMERS,)
 
     @classmethod
     def complaints(cls, cfg: "DictConfig") -> Iterator[str]:
@@ -139,7 +126,7 @@ class Keys(Root):
                 "data.batch_size=1 and raise trainer.accumulate_grad_batches, or take model.attention=sdpa."
             )
         if target.startswith("transformers."):
-            names = _attribute_map(cls.defined_in(target))
+            names = TRANSFORMERS.other_names(target)
             yield from _sizes(config, names)
         if cfg.data.get("global_batch"):
             # A folder or a class of one's own says its context only once it is loaded.
@@ -163,24 +150,3 @@ def _sizes(config: "DictConfig", names: dict[str, str]) -> Iterator[str]:
     if config.get("head_dim") is None:
         yield from indivisible("model.config", config, width, heads)
     yield from indivisible("model.config", config, heads, "num_key_value_heads")
-
-
-@cache
-def _model_types() -> dict[str, str]:
-    """Return {config class: model type} from transformers' own table."""
-    text = sources.text(f"{AUTO}.auto_mappings") or sources.text(f"{AUTO}.configuration_auto")
-    return {name: kind for kind, name in re.findall(r'\("([\w-]+)", "(\w+Config)"\)', text)}
-
-
-@cache
-def _is_causal(name: str) -> bool:
-    kind, text = _model_types().get(name), sources.text(f"{AUTO}.modeling_auto")
-    if kind is None or not text:
-        return True  # a newer transformers: it will say so itself
-    return f'("{kind}",' in text.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")[2].partition("\n)")[0]
-
-
-@cache
-def _attribute_map(target: str) -> dict[str, str]:
-    """Return what a config class calls the usual names, GPT-2's n_positions for max_position_embeddings."""
-    return dict(sources.class_constant(target, "attribute_map") or {})

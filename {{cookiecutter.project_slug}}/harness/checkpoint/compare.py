@@ -1,7 +1,7 @@
 """Are two checkpoints the same, bit for bit?"""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,3 +39,8 @@ def differences(one: Any, other: Any, path: str) -> Iterator[str]:
             yield from differences(*pair, f"{path}/{index}")
     elif one != other:
         yield f"{path}: {one} and {other}"
+
+
+def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """Return the largest one between any two numbers of two rows of tensors; nan where one is not a number."""
+    return float(torch.stack([(one - other).abs().max() for one, other in zip(ours, theirs, strict=True)]).max())

@@ -18,6 +18,7 @@ from harness.config import schema
 from harness.config.compose import hydra_errors_as_user_errors, known_keys
 from harness.config.habits import HABITS
 from harness.config.kinds import Section, is_section
+from harness.config.library import library_of
 from harness.config.names import nearest
 from harness.config.sentences import explain, show
 from harness.config.signatures import Signature, signature
@@ -123,11 +124,12 @@ class Checker:
         if not isinstance(target, str):
             yield f"{key}._target_={show(target)} is not the dotted name of a class or a function."
             return
-        if refusal := self.keys.refusal(target):
+        home = library_of(target, self.keys.libraries)
+        if refusal := home.refusal(target):
             yield f"{key}._target_={target} {refusal}"
             return
         try:
-            found = signature(self.keys.defined_in(target))
+            found = signature(home.defined_in(target))
         except NoSuchTarget as error:
             yield f"{key}._target_={target} does not exist: there is no {error.missing}.{nearest(target, error.names)}"
             return
@@ -141,12 +143,13 @@ class Checker:
 
     def _arguments(self, key: str, node: dict[Any, Any], found: Signature, fields: set[str]) -> Iterator[str]:
         target = node["_target_"]
+        home = library_of(target, self.keys.libraries)
         for name, value in node.items():
-            if name in HYDRAS or name in fields or name in self.keys.also_taken(target):
+            if name in HYDRAS or name in fields or name in home.also_taken(target):
                 continue
             if name in found.arguments:
                 yield from self._argument(f"{key}.{name}", value, found.arguments[name], target)
-            elif other := self.keys.other_name(str(name), target):
+            elif other := home.other_names(target).get(str(name)):
                 yield f"There is no key {key}.{name} here: {target} calls it {other}. Type {key}.{other}={show(value)}."
             elif not found.open or nearest(str(name), list(found.arguments), cutoff=CLOSE):
                 takes = [other for other in found.arguments if other in node or other not in found.required]

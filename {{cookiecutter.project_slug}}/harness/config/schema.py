@@ -6,7 +6,7 @@ model, its data) it declares beside its own code, in a class `Keys(Root)`; conf/
 """
 
 import importlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -37,6 +37,8 @@ from harness.errors import UserError
 
 if TYPE_CHECKING:  # the help needs the keys alone, at once
     from omegaconf import DictConfig
+
+    from harness.config.library import Library
 
 
 class Run(Section):
@@ -163,25 +165,8 @@ class Root(Section):
     # What people type who come from other tools, and what it is called here.
     habits: ClassVar[Mapping[str, str]] = {}
 
-    @classmethod
-    def defined_in(cls, target: str) -> str:
-        """Return where the source of `target` lies, for packages that fill themselves lazily."""
-        return target
-
-    @classmethod
-    def refusal(cls, target: str) -> str:
-        """Return what is wrong with `target` as a predicate (`is not …`), or an empty text."""
-        return ""
-
-    @classmethod
-    def also_taken(cls, target: str) -> Collection[str]:
-        """Return arguments that `target` takes though its source does not name them."""
-        return ()
-
-    @classmethod
-    def other_name(cls, name: str, target: str) -> str:
-        """Return what `target` calls the argument `name`, or an empty text."""
-        return ""
+    # Whose classes are checked though their library fills itself lazily.
+    libraries: ClassVar[tuple["Library", ...]] = ()
 
     @classmethod
     def complaints(cls, cfg: "DictConfig") -> Iterator[str]:

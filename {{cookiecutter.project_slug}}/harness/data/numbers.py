@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.data.documents import Document
 from harness.data.growing import GrowingFiles
@@ -74,6 +75,16 @@ class Progress:
     def dtype(self) -> str:
         return "uint16" if self.distinct <= 2**16 else "uint32"
 
+    def counts(self, unit: str) -> dict[str, Any]:
+        """Return what a manifest says of it: the `dtype`, and what each split has, its numbers being so called."""
+        return {
+            "dtype": self.dtype,
+            **{
+                split: {"documents": counts["documents"], unit: counts["numbers"], "bytes": counts["bytes"]}
+                for split, counts in self.splits.items()
+            },
+        }
+
 
 class Row(NamedTuple):
     """A document as it is written: `mask` is None where the loss counts all of `ids`; sizes are in bytes of text."""
@@ -123,6 +134,15 @@ def append(documents: Iterable[tuple[str, Document]], encode: Encode, files: Gro
             meter.advance(size)
             files.save(asdict(progress), every=SAVE_SECONDS)
         files.save(asdict(progress))
+
+
+def read(file: Path, dtype: str, stretches: list[tuple[int, int]]) -> npt.NDArray[Any]:
+    """Return the numbers (or the bools of a mask) of some stretches, one after the other; numbers as int64."""
+    # Opened at each access: a mapping is cheap to make, cannot be pickled to a spawned worker, and kept open its
+    # pages would count as this process's memory for ever.
+    mapped = np.memmap(file, dtype=dtype, mode="r")
+    found = np.concatenate([mapped[start:end] for start, end in stretches])
+    return found if found.dtype == bool else found.astype(np.int64)
 
 
 def _write(files: GrowingFiles, row: Row, progress: Progress) -> None:

@@ -39,6 +39,16 @@ class Damaged(Exception):
     """A folder is not as it was written; the message says what is wrong."""
 
 
+def made_of(
+    root: Path, content: list[Any], make: Callable[[Path], Mapping[str, Any]], *, instead: str, sums: bool = False
+) -> tuple[Path, dict[str, Any], str]:
+    """Return the folder in `root` whose name is a fingerprint of `content`, and what `obtain` says of it. A disk that
+    is full or must not be written to is a UserError, which names another with `instead`."""
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    with writable(root, instead):
+        return root / key, *obtain(root, key, make, sums=sums)
+
+
 def obtain(
     root: Path, key: str, make: Callable[[Path], Mapping[str, Any]], *, sums: bool = False
 ) -> tuple[dict[str, Any], str]:

@@ -4,7 +4,6 @@ from collections.abc import Sized
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -13,11 +12,13 @@ from harness.data import layout
 from harness.data.exact import ExactData
 from harness.data.layout import APART, Packing
 from harness.errors import UserError
-from lm.batch import NO_LABEL
+from harness.sequences import collate
 from lm.data.prepare import Prepared, Recipe, prepare
 from lm.data.sources import Source
 from lm.data.tokenizer import TokenizerChoice
 from lm.data.windows import Rows
+
+__all__ = ["LmData", "collate", "windows"]
 
 
 class LmData(ExactData):
@@ -68,22 +69,17 @@ class LmData(ExactData):
 
     def open(self, prepared: Prepared, context: int) -> None:
         """See a prepared folder as windows of `context` tokens."""
-        self.prepared, self.tokenizer, self.context = prepared, prepared.tokenizer, context
+        self.take(prepared, context)
         self.train_set = windows(prepared, "train", context, packing=self.packing)
         if self.packing in APART:
-            layout.refuse_unended(prepared, "train", prepared.special_ids["eos_token_id"])
+            layout.refuse_unended(prepared, "train", self.special_ids["eos_token_id"])
         held_out = prepared.meta["val"]["tokens"] > 0
         self.val_set = windows(prepared, "val", context, packing=self.packing) if held_out else None
 
-    @property
-    def special_ids(self) -> dict[str, int | None]:
-        """The ids that a model's config wants to know, as this tokenizer has them."""
-        return self.prepared.special_ids
-
-    @property
-    def tokenizer_files(self) -> dict[str, str]:
-        """The files, by name, with which AutoTokenizer.from_pretrained loads a folder."""
-        return self.prepared.tokenizer_files
+    def take(self, prepared: Prepared, context: int) -> None:
+        """Know what a model, a checkpoint and a person will ask for."""
+        self.prepared, self.tokenizer, self.context = prepared, prepared.tokenizer, context
+        self.special_ids, self.tokenizer_files = prepared.special_ids, prepared.tokenizer_files
 
     @property
     def described(self) -> dict[str, Any]:
@@ -101,12 +97,3 @@ def windows(prepared: Prepared, split: str, context: int, *, packing: Packing = 
     """
     chosen = layout.choose(packing, prepared, split, context, keep_last=split == "val")
     return Rows(prepared.numbers(split), prepared.dtype, chosen, loss_mask=prepared.loss_mask(split))
-
-
-def collate(rows: list[dict[str, Tensor]], batch_size: int) -> Batch:
-    """Stack rows to (B, T) each. A last batch with fewer is filled with rows without labels: shapes never change, so
-    that compiled code is compiled once. Keys besides the tokens and labels are stacked as they are."""
-    filler = {name: torch.zeros_like(tensor) for name, tensor in rows[0].items()}
-    filler["labels"] = torch.full_like(rows[0]["labels"], NO_LABEL)
-    rows = rows + [filler] * (batch_size - len(rows))
-    return {name: torch.stack([row[name] for row in rows]) for name in filler}

@@ -1,10 +1,19 @@
 """From documents to tokens. Writing them to files, as a stream, is harness/data/numbers.py."""
 
+import functools
+
 from tokenizers import Tokenizer
 
 from harness.data.arrays import ArraySource
-from harness.data.numbers import Row
-from lm.data.sources import Document
+from harness.data.numbers import Encode, Row
+from lm.data.sources import Document, Source
+
+
+def encoder(tokenizer: Tokenizer, end: int, source: Source) -> Encode:
+    """Return what makes rows of a batch of documents of `source`."""
+    if isinstance(source, ArraySource):
+        return functools.partial(encoded_already, tokenizer, source)
+    return functools.partial(encoded, tokenizer, end)
 
 
 def encoded(tokenizer: Tokenizer, end: int, batch: list[tuple[str, Document]]) -> list[Row]:

@@ -26,11 +26,10 @@ class MixtureData(LmData):
         self.sets = sets
 
     def connect(self, *, vocab_size: int, context: int, seed: int, **_: Any) -> None:  # type: ignore[override]
-        self.seed, self.context = seed, context
+        self.seed = seed
         recipe = Recipe(vocab_size, self.val_fraction, seed, self.limit)
         folder, self.parts = prepare_sets(self.sets, recipe, self.folder, self.choice or TokenizerChoice())
-        self.prepared = Prepared(folder, {"sets": {name: part.meta for name, part in self.parts.items()}})
-        self.tokenizer = self.prepared.tokenizer
+        self.take(Prepared(folder, {"sets": {name: part.meta for name, part in self.parts.items()}}), context)
         rows = {
             split: {
                 name: windows(part, split, context, packing=self.packing)

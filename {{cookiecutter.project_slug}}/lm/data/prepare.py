@@ -9,9 +9,7 @@ memory does not grow with it. `harness.run.artifact` says what happens to a fold
 """
 
 import functools
-import hashlib
 import itertools
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,11 +24,11 @@ from harness.data import numbers
 from harness.data.arrays import ArraySource
 from harness.data.growing import GrowingFiles
 from harness.data.material import Material, build_sources
-from harness.data.numbers import Numbers, Progress
+from harness.data.numbers import Encode, Numbers, Progress
 from harness.data.split import Sample
 from harness.errors import UserError
 from harness.run import artifact
-from lm.data.encode import encoded, encoded_already
+from lm.data.encode import encoder
 from lm.data.sources import Source
 from lm.data.tokenizer import (
     NOT_REPEATABLE,
@@ -39,13 +37,15 @@ from lm.data.tokenizer import (
     load_tokenizer,
     special_ids,
     tokenizer_config,
-)
+    tokenizer_files,
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
 FORMAT = 4
 # Of training text in memory, for the tokenizer to learn from. More makes it hardly better, and its own tables larger.
 SAMPLE_BYTES = 64 << 20
+INSTEAD = "data.prepared=FOLDER"
 
 Extras = tuple[list[str], str | None]  # special tokens, a chat template
 
@@ -60,9 +60,6 @@ class Recipe:
     seed: int
     limit: int | float | None = None
     format: int = FORMAT
-
-    def material(self, source: Source, validation: Source | None) -> Material:
-        return Material(source, validation, self.val_fraction, self.seed, self.limit)
 
 
 class Prepared(Numbers):
@@ -80,10 +77,7 @@ class Prepared(Numbers):
 
     @property
     def tokenizer_files(self) -> dict[str, str]:
-        """The files, by name, with which AutoTokenizer.from_pretrained loads a folder."""
-        names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-        found = [self.folder / name for name in names]
-        return {file.name: file.read_text(encoding="utf-8") for file in found if file.is_file()}
+        return tokenizer_files(self.folder)
 
 
 def prepare_data(cfg: DictConfig, vocab_size: int, *, sums: bool = False) -> Prepared:
@@ -107,7 +101,8 @@ def prepare(
 ) -> Prepared:
     """Return the prepared folder for a source, made now unless it is there. Validation text comes from `validation`
     where that is given. Raises UserError when a split has no document."""
-    choice, material = choice or TokenizerChoice(), recipe.material(source, validation)
+    choice = choice or TokenizerChoice()
+    material = Material(source, validation, recipe.val_fraction, recipe.seed, recipe.limit)
     material.check()
     for each in (source, validation):
         if isinstance(each, ArraySource):
@@ -116,10 +111,8 @@ def prepare(
         # By its content: with another one the same text is other data, and a run does not go on with it unnoticed.
         choice = TokenizerChoice(path=str(shared_tokenizer([(material, 1.0)], recipe, root, choice)))
     content: list[Any] = [*material.fingerprints(), choice.fingerprint(), *_extras(source), asdict(recipe)]
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     make = functools.partial(_make, material, recipe, choice)
-    with artifact.writable(root, instead="data.prepared=FOLDER"):
-        prepared = Prepared(root / key, *artifact.obtain(root, key, make, sums=sums))
+    prepared = Prepared(*artifact.made_of(root, content, make, instead=INSTEAD, sums=sums))
     size = int(prepared.meta["vocab_size"])
     if size > recipe.vocab_size:
         raise UserError(
@@ -151,29 +144,24 @@ def shared_tokenizer(
     template = next((template for _, template in extras if template), None)
     content: list[Any] = [[*material.fingerprints(), share] for material, share in materials]
     content += [choice.fingerprint(), special, template, asdict(recipe)]
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def make(folder: Path) -> dict[str, Any]:
         samples = [material.survey(int(SAMPLE_BYTES * share)).sample for material, share in materials]
         tokenizer = _write_tokenizer(list(itertools.chain(*samples)), (special, template), recipe, choice, folder)
         return {"recipe": asdict(recipe), "vocab_size": tokenizer.get_vocab_size()}
 
-    with artifact.writable(root, instead="data.prepared=FOLDER"):
-        artifact.obtain(root, key, make)
-    return root / key
+    return artifact.made_of(root, content, make, instead=INSTEAD)[0]
 
 
 def encode_only(tokenizer: Tokenizer, end: int, source: Source, folder: Path) -> Prepared:
     """Write all documents of `source` to `folder` as validation text, encoded with a tokenizer that exists already."""
     progress = Progress(getattr(source, "size", 0), tokenizer.get_vocab_size())
+    if isinstance(source, ArraySource):
+        source.use(end=end, below=progress.distinct)
     with GrowingFiles(folder) as files:
         documents = (("val", document) for document in source.documents())
-        work = functools.partial(encoded, tokenizer, end)
-        if isinstance(source, ArraySource):
-            source.use(end=end, below=progress.distinct)
-            work = functools.partial(encoded_already, tokenizer, source)
-        numbers.append(documents, work, files, progress)
-    return Prepared(folder, _counts(progress))
+        numbers.append(documents, encoder(tokenizer, end, source), files, progress)
+    return Prepared(folder, progress.counts("tokens"))
 
 
 def _make(material: Material, recipe: Recipe, choice: TokenizerChoice, folder: Path) -> dict[str, Any]:
@@ -182,27 +170,16 @@ def _make(material: Material, recipe: Recipe, choice: TokenizerChoice, folder: P
     def begin(sample: Sample) -> int:
         return _write_tokenizer(list(sample), _extras(material.source), recipe, choice, folder).get_vocab_size()
 
-    def encoder() -> numbers.Encode:
+    def encode() -> Encode:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         end = special_ids(tokenizer, folder)["eos_token_id"]
         assert end is not None  # `choice.names` has looked
-        if isinstance(material.source, ArraySource):
-            return functools.partial(encoded_already, tokenizer, material.source)
-        return functools.partial(encoded, tokenizer, end)
+        return encoder(tokenizer, end, material.source)
 
-    progress = numbers.prepare(material, folder, begin, encoder, sample=SAMPLE_BYTES)
-    counts = _counts(progress)
-    train, val = (f"{counts[split]['tokens']:,}" for split in progress.splits)
+    progress = numbers.prepare(material, folder, begin, encode, sample=SAMPLE_BYTES)
+    train, val = (f"{counts['numbers']:,}" for counts in progress.splits.values())
     log.info("Prepared %s tokens for training and %s for validation.", train, val)
-    return {"recipe": asdict(recipe), **counts}
-
-
-def _counts(progress: Progress) -> dict[str, Any]:
-    splits = {
-        split: {"documents": counts["documents"], "tokens": counts["numbers"], "bytes": counts["bytes"]}
-        for split, counts in progress.splits.items()
-    }
-    return {"dtype": progress.dtype, "vocab_size": progress.distinct, **splits}
+    return {"recipe": asdict(recipe), "vocab_size": progress.distinct, **progress.counts("tokens")}
 
 
 def _write_tokenizer(

@@ -7,7 +7,8 @@ from rich.text import Text
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lm.batch import NO_LABEL, padding
+from harness.sequences import padding
+from lm.batch import NO_LABEL
 from lm.data.datamodule import LmData
 
 # Coloured behind the letters, so that spaces show; two shades, so that neighbouring tokens can be told apart.

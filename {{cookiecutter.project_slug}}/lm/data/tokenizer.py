@@ -129,6 +129,12 @@ def load_tokenizer(file: Path) -> Tokenizer:
     return tokenizer
 
 
+def tokenizer_files(folder: Path) -> dict[str, str]:
+    """Return the files of a folder, by name, with which AutoTokenizer.from_pretrained loads it."""
+    found = [folder / name for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")]
+    return {file.name: file.read_text(encoding="utf-8") for file in found if file.is_file()}
+
+
 def special_tokens(folder: Path) -> dict[str, str]:
     """Return the names of `ROLES` that tokenizer_config.json or special_tokens_map.json in a folder gives."""
     found: dict[str, str] = {}

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from harness.data.layout import Layout
+from harness.data.numbers import read
 from lm.batch import NO_LABEL
 
 
@@ -28,9 +28,10 @@ class Rows(Dataset[dict[str, Tensor]]):
         to stay inside.
         """
         stretches = self.layout[index]
-        ids = labels = _read(self.file, self.dtype, stretches)
+        ids = labels = torch.from_numpy(read(self.file, self.dtype, stretches))
         if self.loss_mask is not None:
-            labels = torch.where(_read(self.loss_mask, "bool", stretches).bool(), ids, NO_LABEL)
+            counted = torch.from_numpy(read(self.loss_mask, "bool", stretches))
+            labels = torch.where(counted, ids, NO_LABEL)
         missing = self.layout.length - len(ids)
         row = {
             "input_ids": torch.nn.functional.pad(ids, (0, missing), value=0),
@@ -41,10 +42,3 @@ class Rows(Dataset[dict[str, Tensor]]):
             row["position_ids"] = torch.cat([torch.arange(size) for size in sizes])
             row["labels"] = torch.where(row["position_ids"] == 0, NO_LABEL, row["labels"])
         return row
-
-
-def _read(file: Path, dtype: str, stretches: list[tuple[int, int]]) -> Tensor:
-    # Opened at each access: a mapping is cheap to make, cannot be pickled to a spawned worker, and kept open its
-    # pages would count as this process's memory for ever.
-    numbers = np.memmap(file, dtype=dtype, mode="r")
-    return torch.from_numpy(np.concatenate([numbers[start:end] for start, end in stretches]).astype(np.int64))

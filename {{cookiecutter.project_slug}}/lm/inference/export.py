@@ -1,8 +1,8 @@
 """From a run to a folder that transformers loads without this project, proven by loading it back."""
 
 import json
-import sysconfig
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
+from harness.checkpoint.compare import largest_difference
 from harness.checkpoint.loaded import in_words
 from harness.errors import UserError
 from harness.files import appearing
 from harness.hub import upload
 from harness.report.card import card
+from lm.data.sources import StdlibSource
+from lm.data.tokenizer import tokenizer_files
 from lm.inference.load import Trained, load
 from lm.models.lora import merge, save_adapter
 from lm.models.pretrained import quiet
@@ -22,7 +25,6 @@ from lm.models.pretrained import quiet
 PROMPTS, LONGEST = 64, 128  # texts, and tokens of each
 ROUNDING = 1e-4  # of the largest logit: what adding an adapter to weights in float32 may change
 KERNEL = "eager"  # which every model has
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def export(path: str, out: str, adapter: bool, dtype: str, push: str | None, trust: Sequence[str] = ()) -> None:
@@ -65,7 +67,10 @@ def write_model(trained: Trained, folder: Path, dtype: str, prompts: list[list[i
     if trained.cfg.model.get("lora"):
         before = logits(model, prompts)
         merge(model)
-        moved, most = difference(before, logits(model, prompts)), max(float(each.abs().max()) for each in before)
+        moved, most = (
+            largest_difference(before, logits(model, prompts)),
+            max(float(each.abs().max()) for each in before),
+        )
         if not moved <= ROUNDING * max(most, 1):
             raise UserError(f"Merging the adapter moves the logits by up to {moved:.2g}.", cure="Take --adapter.")
         lines.append(f"merging the adapter moved the logits by at most {moved:.2g}, by rounding")
@@ -77,13 +82,12 @@ def write_model(trained: Trained, folder: Path, dtype: str, prompts: list[list[i
 
 def write_tokenizer(trained: Trained, folder: Path) -> None:
     """Write the tokenizer as the run has it, and what the model can see as the length that it warns at."""
-    for name in TOKENIZER_FILES:
-        if (file := trained.checkpoint.path / name).is_file():
-            (folder / name).write_bytes(file.read_bytes())
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    files = tokenizer_files(trained.checkpoint.path)
+    config = json.loads(files.get("tokenizer_config.json", "{}"))
     config["model_max_length"] = getattr(trained.model.config, "max_position_embeddings", trained.context)
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    files["tokenizer_config.json"] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="")
 
 
 def compared(trained: Trained, folder: Path, dtype: str, prompts: list[list[int]]) -> float:
@@ -96,7 +100,7 @@ def compared(trained: Trained, folder: Path, dtype: str, prompts: list[list[int]
     how = {"dtype": getattr(torch, dtype), "attn_implementation": KERNEL, "trust_remote_code": trust}
     again = AutoModelForCausalLM.from_pretrained(folder, **how).eval()
     again = again.float() if any(folder.glob("adapter_*")) else again
-    largest = difference(logits(trained.model, prompts), logits(again, prompts))
+    largest = largest_difference(logits(trained.model, prompts), logits(again, prompts))
     if largest != 0.0:  # nan is not, either
         raise UserError(f"What was written gives other logits, by up to {largest:.3g}: nothing is written.")
     return largest
@@ -104,16 +108,10 @@ def compared(trained: Trained, folder: Path, dtype: str, prompts: list[list[int]
 
 def texts() -> list[str]:
     """Return beginnings of source files that every Python has."""
-    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
-    return [file.read_text(encoding="utf-8", errors="replace")[:600] for file in files if file.stat().st_size][:PROMPTS]
+    return [document.text[:600] for document in islice(StdlibSource().documents(), PROMPTS)]
 
 
 @torch.no_grad()
 def logits(model: nn.Module, prompts: list[list[int]]) -> list[Tensor]:
     """Return the logits (T, V) of each prompt, in float32."""
     return [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float() for ids in prompts]
-
-
-def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """Return the largest one between any two logits; nan where one is not a number."""
-    return float(torch.stack([(one - other).abs().max() for one, other in zip(ours, theirs, strict=True)]).max())

@@ -1,6 +1,5 @@
 """From a run's folder to its model: what generate.py and evaluate.py begin with."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from harness.checkpoint import elsewhere, read
 from harness.checkpoint.resume import locate
 from harness.console import say
 from harness.errors import UserError
-from harness.hardware import best_device
+from harness.hardware import best_device, slow
 from harness.run import folder as run_folder
 from harness.run.received import admit
 from lm.data.tokenizer import special_ids
@@ -86,10 +85,7 @@ def described(trained: Trained) -> Iterator[str]:
     yield f"Loaded step {trained.step:,} from {trained.checkpoint.path.as_posix()}, {tensors} of {tensors} tensors"
     yield f"  config {trained.folder.as_posix()}/config.yaml: model {trained.cfg.model.get('name', 'unnamed')} ({what})"
     yield f"  on {trained.device} in float32, {trained.attention} attention"
-    if trained.device == "cpu" and shutil.which("nvidia-smi"):
-        yield f"  slow: torch {torch.__version__} cannot use the NVIDIA driver here (python devtools/check_setup.py)"
-    elif trained.device == "cpu" and size > 100_000_000:
-        yield f"  slow: a CPU reads all {size:,} weights for each token"
+    yield from (f"  slow: {why}" for why in slow(trained.device, size))
 
 
 def device_of(model: nn.Module) -> torch.device:
