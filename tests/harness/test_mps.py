@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from harness.config.compose import compose
-from harness.hardware import pick
+from harness.hardware import mps_masks_are_broken, pick
 from lm.batch import NO_LABEL
 from lm.data.datamodule import collate
-from lm.models.attention import ONE_KEY, leave_one_key, mps_masks_are_broken, pick_attention
+from lm.models.attention import ONE_KEY, leave_one_key, pick_attention
 from lm.models.build import build_model, model_config
 from lm.module import loss_sums
 

@@ -4,12 +4,13 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
 from harness.config.secrets import hidden, hidden_in_report
+from harness.ranks import rank
 
 T = TypeVar("T")
 
@@ -67,6 +68,18 @@ def say(*lines: str) -> None:
     """Tell a person, on stderr: stdout is for what was asked for."""
     for line in lines:
         print(line, file=sys.stderr, flush=True)
+
+
+def closing(title: str, text: str, facts: Mapping[str, str]) -> None:
+    """Print the last words of a run on stdout, once for all ranks: a text in a frame, and facts below it."""
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    console = Console(stderr=False, soft_wrap=True, quiet=rank() > 0)  # a command broken in two cannot be copied
+    console.print(Panel(Text(text), title=title, title_align="left"))
+    for label, value in facts.items():
+        console.print(f"{label:<17}{value}", markup=False, highlight=False)
 
 
 def watched(items: Iterable[T], total: int, what: str) -> Iterator[T]:

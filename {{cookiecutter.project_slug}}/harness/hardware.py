@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 COMPILE_SECONDS = {"cpu": 400.0, "cuda": 60.0}
 # Order of magnitude of what a device computes in training, only to tell seconds from minutes.
 FLOPS_PER_SECOND = {"cpu": 3e11, "mps": 3e12, "cuda": 5e13}
+LAST_BROKEN_MPS = (2, 13)
 LARGE_ON_A_CPU = 100_000_000  # weights
 
 _assumed: set[str] = set()
@@ -137,6 +138,12 @@ def slow(device: str, weights: int) -> Iterator[str]:
         yield f"torch {torch.__version__} cannot use the NVIDIA driver here (python devtools/check_setup.py)"
     elif device == "cpu" and weights > LARGE_ON_A_CPU:
         yield f"a CPU reads all {weights:,} weights for each token"
+
+
+def mps_masks_are_broken(version: str = torch.__version__) -> bool:
+    """Say whether sdpa on MPS may make NaN of a row without a key: pytorch#156707 in training, fixed in 2.9, and
+    pytorch#167515 without gradients, still open in LAST_BROKEN_MPS."""
+    return tuple(int(part) for part in version.split(".")[:2]) <= LAST_BROKEN_MPS
 
 
 def devices() -> dict[str, bool]:

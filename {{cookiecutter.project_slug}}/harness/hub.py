@@ -4,8 +4,11 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from harness.errors import UserError
 
@@ -101,6 +104,21 @@ def weights_checksum(folder: Path) -> str:
             while block := file.read(1 << 20):
                 value = zlib.crc32(block, value)
     return f"{value:08x}"
+
+
+@contextmanager
+def readable(name: str, key: str) -> Iterator[None]:
+    """Turn what a library raises for the folder or the repository `name`, which `key` names, into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{name} needs Python files of its own, which lie beside its weights and would run here.",
+                cure=f"If you have read and trust them: {key.partition('.')[0]}.trust_remote_code=true.",
+            ) from error
+        raise UserError(f"{key}={name} cannot be loaded: {reason}") from error
 
 
 def upload(folder: Path, name: str) -> None:

@@ -4,14 +4,11 @@ import math
 import re
 from pathlib import Path
 
-from rich.console import Console
-from rich.panel import Panel
-from rich.text import Text
 from tokenizers import Tokenizer
 from torch import nn
 
+from harness.console import closing
 from harness.errors import UserError
-from harness.ranks import rank
 from lm.inference.generate import continuation
 
 SAMPLE_TOKENS = 120
@@ -28,10 +25,7 @@ def print_summary(
     facts = {"the run": f"{folder.as_posix()}/", **commands(folder, prompt)}
     if loss is not None:
         facts = {"validation loss": f"{loss:.4f} nats per token, perplexity {math.exp(min(loss, 700)):.2f}", **facts}
-    console = Console(stderr=False, soft_wrap=True, quiet=rank() > 0)  # a command broken in two cannot be copied
-    console.print(Panel(Text(text), title="a sample", title_align="left"))
-    for label, value in facts.items():
-        console.print(f"{label:<17}{value}", markup=False, highlight=False)
+    closing("a sample", text, facts)
 
 
 def commands(folder: Path, prompt: str) -> dict[str, str]:

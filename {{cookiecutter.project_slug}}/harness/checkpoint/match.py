@@ -1,8 +1,9 @@
 """Weights under other names: wrappers put prefixes before the names of the same model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -62,6 +63,21 @@ def misfit(
         examples = f"it has {next(iter(weights), 'none')}, the model has {next(iter(wanted), 'none')}"
         return UserError(f"No weight in {source} belongs to this model: {examples}.", cure="Is it another model=…?")
     return UserError(table(rows, source), cure=cure)
+
+
+def refuse_misfit(
+    missing: Iterable[str],
+    unexpected: Iterable[str],
+    shapes: Iterable[tuple[str, Any, Any]],
+    source: Path,
+    *,
+    cure: str,
+) -> None:
+    """Raise UserError for what a library has found: names, and the shapes that are in the file and in the model."""
+    rows = [f"missing     {name}" for name in missing] + [f"unexpected  {name}" for name in unexpected]
+    rows += [f"shape       {n}: {tuple(have)} in the file, {tuple(want)} in the model" for n, have, want in shapes]
+    if rows:
+        raise UserError(table(rows, source), cure=cure)
 
 
 def table(rows: list[str], source: Path) -> str:

@@ -13,8 +13,11 @@ import numpy.typing as npt
 from torch.utils.data import ConcatDataset, Dataset
 
 from harness.data.exact import ExactData
+from harness.data.numbers import Numbers
 from harness.data.order import shuffled
+from harness.data.split import SPLITS
 from harness.errors import UserError
+from harness.run.artifact import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -76,3 +79,12 @@ def mix(
         log.info("%s: %s windows, %s of the mixture; seen %s times in %s windows.", name, *numbers)
     data.val_set = ConcatDataset(val.values()) if val else None
     data.val_parts = {name: len(cast(Sized, rows)) for name, rows in val.items()} or None
+
+
+def described_sets(
+    parts: Mapping[str, Numbers], sets: Mapping[str, Mapping[str, Any]], counts: Sequence[str]
+) -> dict[str, Any]:
+    """Return a fingerprint of all sets and their weights, and the sums of their `counts` in each split."""
+    content = [[name, str(sets[name]["weight"]), part.folder.name] for name, part in parts.items()]
+    sums = {split: {key: sum(part.meta[split][key] for part in parts.values()) for key in counts} for split in SPLITS}
+    return {"fingerprint": fingerprint(content), **sums}

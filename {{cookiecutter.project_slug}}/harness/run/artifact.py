@@ -39,12 +39,17 @@ class Damaged(Exception):
     """A folder is not as it was written; the message says what is wrong."""
 
 
+def fingerprint(content: list[Any]) -> str:
+    """Return 16 hex digits that change with `content`, which is plain values in a fixed order."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
 def made_of(
     root: Path, content: list[Any], make: Callable[[Path], Mapping[str, Any]], *, instead: str, sums: bool = False
 ) -> tuple[Path, dict[str, Any], str]:
     """Return the folder in `root` whose name is a fingerprint of `content`, and what `obtain` says of it. A disk that
     is full or must not be written to is a UserError, which names another with `instead`."""
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    key = fingerprint(content)
     with writable(root, instead):
         return root / key, *obtain(root, key, make, sums=sums)
 

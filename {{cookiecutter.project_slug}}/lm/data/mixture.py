@@ -1,13 +1,11 @@
 """Several data sets at once, by weight, with one tokenizer for all."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from harness.data import layout
 from harness.data.layout import APART
-from harness.data.mixture import mix
+from harness.data.mixture import described_sets, mix
 from harness.data.sets import weights_of
 from lm.data.datamodule import LmData, windows
 from lm.data.prepare import Prepared, Recipe
@@ -45,10 +43,4 @@ class MixtureData(LmData):
 
     @property
     def described(self) -> dict[str, Any]:
-        """A fingerprint of all sets and their weights, and the sums of their numbers."""
-        parts = [[name, str(self.sets[name]["weight"]), part.folder.name] for name, part in self.parts.items()]
-        sums = {
-            split: {key: sum(part.meta[split][key] for part in self.parts.values()) for key in ("documents", "tokens")}
-            for split in ("train", "val")
-        }
-        return {"fingerprint": hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16], **sums}
+        return described_sets(self.parts, self.sets, ("documents", "tokens"))

@@ -9,12 +9,12 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from harness.errors import UserError
+from harness.hardware import mps_masks_are_broken
 
 ONE_KEY = "sdpa_one_key"  # transformers' sdpa, whose mask leaves every row a key
 # The CPU's flash kernel is what holds bf16 back at short contexts (a quarter of a step at 256); at long ones its memory
 # wins.
 EAGER_CONTEXT = 512
-LAST_BROKEN_MPS = (2, 13)
 GPU_ONLY = ("flash_attention_2", "flex_attention")  # they cannot be tried where a model is built
 NEIGHBOURS = 6  # tokens of each of two documents that are tried side by side
 
@@ -31,12 +31,6 @@ def pick_attention(asked: str, device: str, precision: str, context: int, *, mps
     if device == "cpu" and precision.startswith("bf16") and context <= EAGER_CONTEXT:
         return "eager", f"eager attention (faster than sdpa in bf16 on a CPU at context {context})"
     return "sdpa", "sdpa attention"
-
-
-def mps_masks_are_broken(version: str = torch.__version__) -> bool:
-    """Say whether sdpa on MPS may make NaN of a row without a key: pytorch#156707 in training, fixed in 2.9, and
-    pytorch#167515 without gradients, still open in LAST_BROKEN_MPS."""
-    return tuple(int(part) for part in version.split(".")[:2]) <= LAST_BROKEN_MPS
 
 
 @torch.no_grad()

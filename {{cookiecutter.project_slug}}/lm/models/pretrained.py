@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as their_logging
 
-from harness.checkpoint.match import table
+from harness.checkpoint.match import refuse_misfit
 from harness.config.names import nearest
 from harness.errors import UserError
-from harness.hub import INDEX, PICKLES, has_weights, refuse_without_safetensors, snapshot
+from harness.hub import INDEX, PICKLES, has_weights, readable, refuse_without_safetensors, snapshot
 
+KEY = "model.pretrained"
 FILES = (
     "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors", INDEX, "*.jinja",
     "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
@@ -32,12 +32,12 @@ def folder_of(model: DictConfig) -> Path:
     also = (*([] if model.safetensors else [PICKLES]), *(["*.py"] if model.trust_remote_code else []))
     name, revision = str(model.pretrained), model.get("revision")
     whole = functools.partial(has_weights, pickles=not model.safetensors)
-    return snapshot(name, revision=revision, files=(*FILES, *also), whole=whole, key="model.pretrained")
+    return snapshot(name, revision=revision, files=(*FILES, *also), whole=whole, key=KEY)
 
 
 def pretrained_config(model: DictConfig, folder: Path | None = None) -> PretrainedConfig:
     """Return the model's own config, or the one in `folder`, such as a checkpoint that was trained from it."""
-    with _as_sentences(model):
+    with quiet(), readable(str(model.pretrained), KEY):
         config = AutoConfig.from_pretrained(folder or folder_of(model), trust_remote_code=model.trust_remote_code)
     for key, value in (model.get("config") or {}).items():  # dropout, say
         if not hasattr(config, key):
@@ -58,7 +58,7 @@ def load_pretrained(model: DictConfig, config: PretrainedConfig, attention: str)
     folder = folder_of(model)
     if model.safetensors:
         refuse_without_safetensors(folder, str(model.pretrained), key="model.safetensors")
-    with _as_sentences(model):
+    with quiet(), readable(str(model.pretrained), KEY):
         loading: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -71,12 +71,8 @@ def load_pretrained(model: DictConfig, config: PretrainedConfig, attention: str)
             ignore_mismatched_sizes=True,  # then they are listed
         )
     loaded, found = loading
-    rows = [f"missing     {name}" for name in found["missing_keys"]]
-    rows += [f"unexpected  {name}" for name in found["unexpected_keys"]]
-    shapes = ((name, tuple(have), tuple(want)) for name, have, want in found["mismatched_keys"])
-    rows += [f"shape       {name}: {have} in the file, {want} in the model" for name, have, want in shapes]
-    if rows:
-        raise UserError(table(rows, folder), cure="Its config.json and its weights do not belong together.")
+    misfits = (found[f"{what}_keys"] for what in ("missing", "unexpected", "mismatched"))
+    refuse_misfit(*misfits, folder, cure="Its config.json and its weights do not belong together.")
     return loaded.train()  # type: ignore[no-any-return]  # from_pretrained leaves dropout off
 
 
@@ -98,19 +94,3 @@ def quiet() -> Iterator[None]:
         their_logging.set_verbosity(before)
         if bars:
             their_logging.enable_progress_bar()
-
-
-@contextmanager
-def _as_sentences(model: DictConfig) -> Iterator[None]:
-    """Turn what transformers raises for a folder into one sentence."""
-    try:
-        with quiet():
-            yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason: Any = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        if "trust_remote_code" in str(error):
-            raise UserError(
-                f"{model.pretrained} needs Python files of its own, which lie beside its weights and would run here.",
-                cure="If you have read and trust them: model.trust_remote_code=true.",
-            ) from error
-        raise UserError(f"model.pretrained={model.pretrained} cannot be loaded: {reason}") from error
