@@ -68,6 +68,14 @@ def snapshot(
         ) from error
 
 
+def found_file(path: str, name: str, *, files: Sequence[str], key: str, revision: str | None = None) -> Path:
+    """Return where a file lies: `path` itself, or `name` in the folder or repository `path`. It need not be there."""
+    file = Path(path).expanduser()
+    if file.is_file() or file.suffix == Path(name).suffix:
+        return file
+    return snapshot(path, files=files, whole=lambda it: (it / name).is_file(), key=key, revision=revision) / name
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors of a model's folder: one, or as many as its index names. They need not be there."""
     if (folder / INDEX).is_file():

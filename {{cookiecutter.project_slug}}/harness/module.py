@@ -11,7 +11,7 @@ the norm of its true gradient, the decision (pass, clip or skip), the optimizer.
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -25,6 +25,7 @@ from harness.checkpoint.elsewhere import Elsewhere
 from harness.data.exact import ExactData
 from harness.errors import said_of
 from harness.nan.guard import Guard, StepDecision, StepGate, total_norm
+from harness.nan.isolated import isolated
 from harness.nan.precision import FallbackPrecision, LossScale
 from harness.sharding import ShardedStrategy, repeated_layers
 from harness.step.agreement import MemoryAgreement
@@ -108,10 +109,7 @@ class GuardedModule(LightningModule):
     def backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
         scale = torch.ones_like(loss) * self._loss_scale.to(loss.device) if self._loss_scale else None
         micro_batches, number = self.trainer.accumulate_grad_batches, self.trainer.global_step + 1
-        if self.isolate_micro_batches and micro_batches > 1:
-            with self._isolated(loss):
-                self.splitter.backward(loss, scale, micro_batches, number)
-        else:
+        with self._isolated(loss) if self.isolate_micro_batches and micro_batches > 1 else nullcontext():
             self.splitter.backward(loss, scale, micro_batches, number)
 
     def optimizer_step(
@@ -203,13 +201,10 @@ class GuardedModule(LightningModule):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             yield  # the last micro-batch's gradients are already the sum of all ranks: nothing can be told apart
             return
-        sums, parameters = self._sums_before, [p for p in self.parameters() if p.requires_grad]
-        before = [None if p.grad is None else p.grad.clone() for p in parameters]
-        yield
-        good = total_norm(parameters).isfinite() & loss.detach().isfinite()
-        for parameter, old in zip(parameters, before, strict=True):
-            if parameter.grad is not None:
-                parameter.grad = torch.where(good, parameter.grad, 0.0 if old is None else old)
+        sums = self._sums_before
+        with isolated(self.parameters(), loss) as said:
+            yield
+        (good,) = said
         self.window.take_back(sums, good)
         self.dropped_micro_batches = self.dropped_micro_batches.to(good.device) + (~good).float()
 

@@ -57,10 +57,8 @@ class LmModule(GuardedModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.make_optimizer, self.model)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
-        }
+        schedule = {"scheduler": self.make_scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def checkpoint_files(self) -> dict[str, str | bytes]:
         """Return what transformers needs beside the weights to load a checkpoint's folder as it is."""

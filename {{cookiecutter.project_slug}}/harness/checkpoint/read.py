@@ -29,6 +29,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from harness.checkpoint import shards
+from harness.checkpoint.manifest import LARGEST_MANIFEST, check_manifest, manifest_checksum
 from harness.checkpoint.tree import join
 from harness.errors import UserError
 
@@ -40,9 +41,6 @@ TRAINER = "trainer.pt"
 TRAINER_TENSORS = "trainer.safetensors"
 FOLDER = re.compile(r"step-\d{8,}")
 SCHEMA = 1
-# A manifest takes about a hundred bytes a file: what is longer was not written by us, and would fill the memory.
-LARGEST_MANIFEST = 1 << 24
-FILE_NAME = re.compile(r"[\w][\w.+-]*")  # a file of the checkpoint's own folder: no separator, no drive, not hidden
 
 
 class DamagedCheckpoint(UserError):
@@ -87,7 +85,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not intact:
         raise DamagedCheckpoint(f"{path / MANIFEST} was changed after it was written: its checksum differs.")
     with _named(path / MANIFEST):
-        _check_manifest(manifest)
+        check_manifest(manifest)
     if manifest["schema"] > SCHEMA:
         raise DamagedCheckpoint(
             f"{path / MANIFEST} has schema {manifest['schema']}; this version reads up to {SCHEMA}."
@@ -187,10 +185,6 @@ def checksum(path: Path) -> str:
     return f"{value:08x}"
 
 
-def manifest_checksum(manifest: dict[str, Any]) -> str:
-    return f"{zlib.crc32(json.dumps(manifest, sort_keys=True).encode()):08x}"
-
-
 def _load_tensors(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
     """Like safetensors' load_file, but each tensor owns its memory: a mapped file may be deleted by retention."""
     path, files = checkpoint.path / name, checkpoint.holding(name)
@@ -231,18 +225,6 @@ def _size(path: Path) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise OSError("it is not a file")
     return found.st_size
-
-
-def _check_manifest(manifest: dict[str, Any]) -> None:
-    """Raise ValueError unless everything that is used without asking has the right type."""
-    numbers = [manifest["schema"], manifest["step"], manifest["sequence"]]
-    numbers += [file["bytes"] for file in manifest["files"].values()]
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise ValueError("a number is not one")
-    if bad := [name for name in manifest["files"] if not FILE_NAME.fullmatch(name)]:
-        raise ValueError(f"{bad[0]!r} is not the name of a file of a checkpoint")
-    if not isinstance(manifest.get("score"), int | float | None):
-        raise ValueError("the score is not a number")
 
 
 def _survey(folder: Path) -> tuple[list[Checkpoint], list[DamagedCheckpoint]]:

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.checkpoint import shards
+from harness.checkpoint.manifest import manifest_checksum
 from harness.checkpoint.read import (
     MANIFEST,
     SCHEMA,
@@ -33,7 +34,6 @@ from harness.checkpoint.read import (
     Checkpoint,
     checkpoints,
     checksum,
-    manifest_checksum,
     open_checkpoint,
 )
 from harness.checkpoint.tree import split, untie

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from harness.data.documents import Document
+from harness.data.documents import Document, Source
 from harness.data.growing import GrowingFiles
 from harness.data.material import Material
 from harness.data.split import SPLITS, Sample
@@ -116,6 +116,14 @@ def prepare(
             progress = Progress(**files.state)
             log.info("Going on after %s documents that are prepared already.", f"{progress.documents:,}")
         append(material.documents(), encoder(), files, progress)
+    return progress
+
+
+def write(source: Source, split: str, folder: Path, encode: Encode, distinct: int) -> Progress:
+    """Write all documents of `source` to `folder`, as those of `split`."""
+    progress = Progress(getattr(source, "size", 0), distinct)
+    with GrowingFiles(folder) as files:
+        append(((split, document) for document in source.documents()), encode, files, progress)
     return progress
 
 

@@ -22,9 +22,8 @@ from tokenizers import Tokenizer
 
 from harness.data import numbers
 from harness.data.arrays import ArraySource
-from harness.data.growing import GrowingFiles
 from harness.data.material import Material, build_sources
-from harness.data.numbers import Encode, Numbers, Progress
+from harness.data.numbers import Encode, Numbers
 from harness.data.split import Sample
 from harness.errors import UserError
 from harness.run import artifact
@@ -155,13 +154,12 @@ def shared_tokenizer(
 
 def encode_only(tokenizer: Tokenizer, end: int, source: Source, folder: Path) -> Prepared:
     """Write all documents of `source` to `folder` as validation text, encoded with a tokenizer that exists already."""
-    progress = Progress(getattr(source, "size", 0), tokenizer.get_vocab_size())
+    size = tokenizer.get_vocab_size()
     if isinstance(source, ArraySource):
-        source.use(end=end, below=progress.distinct)
-    with GrowingFiles(folder) as files:
-        documents = (("val", document) for document in source.documents())
-        numbers.append(documents, encoder(tokenizer, end, source), files, progress)
-    return Prepared(folder, progress.counts("tokens"))
+        source.use(end=end, below=size)
+    return Prepared(
+        folder, numbers.write(source, "val", folder, encoder(tokenizer, end, source), size).counts("tokens")
+    )
 
 
 def _make(material: Material, recipe: Recipe, choice: TokenizerChoice, folder: Path) -> dict[str, Any]:

@@ -7,13 +7,11 @@ from rich.text import Text
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from harness.data.painted import painted
 from harness.sequences import padding
 from lm.batch import NO_LABEL
 from lm.data.datamodule import LmData
 
-# Coloured behind the letters, so that spaces show; two shades, so that neighbouring tokens can be told apart.
-LEARNED = ("white on green4", "white on dark_green")
-CONTEXT = ("dim", "dim italic")
 LEGEND = "«green»: the loss counts these tokens. Dim: the model reads them and is not asked to predict them."
 
 
@@ -24,31 +22,22 @@ def show(data: LmData, *, windows: int, console: Console | None = None) -> None:
     for split, loader in (("train", data.train_dataloader()), ("val", data.val_dataloader())):
         rows = (row for batch in loader or () for row in zip(batch["input_ids"], batch["labels"], strict=True))
         for number, (ids, labels) in enumerate(islice(rows, windows)):
-            counted = f"the loss counts {learned(labels)} of them"
+            # The first has none before it that could predict it.
+            counted = f"the loss counts {int((labels[1:] != NO_LABEL).sum())} of them"
             console.print(f"\n{split} window {number}: {len(ids)} tokens, {counted}", style="bold")
-            console.print(painted(data.tokenizer, ids, labels))
+            console.print(row_of(data.tokenizer, ids, labels))
 
 
-def learned(labels: Tensor) -> int:
-    """Return how many positions of a row (T,) the loss counts. The first has none before it that could predict it."""
-    return int((labels[1:] != NO_LABEL).sum())
-
-
-def painted(tokenizer: Tokenizer, ids: Tensor, labels: Tensor) -> Text:
-    """Return one row (T,) as text with its labels in colour, and between « and » for terminals without."""
-    text, inside = Text(), False
+def row_of(tokenizer: Tokenizer, ids: Tensor, labels: Tensor) -> Text:
+    """Return one row (T,) as text with its labels in colour."""
     filler = int(padding({"input_ids": ids[None], "labels": labels[None]}).sum())
-    row = zip(ids.tolist(), labels.tolist(), strict=True)
-    for position, (token, label) in enumerate(islice(row, len(ids) - filler)):
+    pieces = []
+    for position, (token, label) in enumerate(zip(ids.tolist(), labels.tolist(), strict=True)):
         counts = position > 0 and label != NO_LABEL
-        if counts != inside:
-            text.append("«" if counts else "»", style="bold green")
-            inside = counts
-        text.append(_written(tokenizer, token), style=(LEARNED if counts else CONTEXT)[position % 2])
-        if counts and label != token:  # the loss shifts: a label is the token of its own position, or they are wrong
-            text.append(f"(label {_written(tokenizer, label)})", style="bold red")
-    text.append("»" if inside else "", style="bold green")
-    return text.append(f" and {filler} tokens of padding" if filler else "", style="dim")
+        # The loss shifts: a label is the token of its own position, or they are wrong.
+        wrong = _written(tokenizer, label) if counts and label != token else ""
+        pieces.append((_written(tokenizer, token), counts, wrong))
+    return painted(pieces[: len(ids) - filler], f" and {filler} tokens of padding" if filler else "")
 
 
 def _written(tokenizer: Tokenizer, token: int) -> str:

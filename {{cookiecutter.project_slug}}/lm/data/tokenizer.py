@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from harness.errors import UserError
-from harness.hub import snapshot
+from harness.hub import found_file
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
@@ -190,10 +190,7 @@ def tokenizer_config(names: dict[str, str], special: Sequence[str]) -> str:
 
 
 def _given(path: str, revision: str | None) -> Path:
-    file = Path(path).expanduser()
-    if not file.is_file() and file.suffix != ".json":
-        found = functools.partial(snapshot, files=FILES, whole=lambda folder: (folder / FILES[0]).is_file())
-        file = found(path, revision=revision, key="data.tokenizer.path") / FILES[0]
+    file = found_file(path, FILES[0], files=FILES, key="data.tokenizer.path", revision=revision)
     if not file.is_file():
         raise UserError(
             f"There is no tokenizer at data.tokenizer.path={path} (looked for {file}).",

@@ -67,10 +67,7 @@ def write_model(trained: Trained, folder: Path, dtype: str, prompts: list[list[i
     if trained.cfg.model.get("lora"):
         before = logits(model, prompts)
         merge(model)
-        moved, most = (
-            largest_difference(before, logits(model, prompts)),
-            max(float(each.abs().max()) for each in before),
-        )
+        moved, most = largest_difference(before, logits(model, prompts)), max(each.abs().max() for each in before)
         if not moved <= ROUNDING * max(most, 1):
             raise UserError(f"Merging the adapter moves the logits by up to {moved:.2g}.", cure="Take --adapter.")
         lines.append(f"merging the adapter moved the logits by at most {moved:.2g}, by rounding")

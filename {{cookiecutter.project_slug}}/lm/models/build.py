@@ -100,8 +100,8 @@ def count_parameters(model: DictConfig, config: PretrainedConfig | None) -> int:
     return sum(parameter.numel() for parameter in built.parameters())
 
 
-def recompute_activations(model: nn.Module) -> list[str]:
-    """Switch on gradient checkpointing and return the names of the layers that now do it.
+def recompute_activations(model: nn.Module) -> None:
+    """Switch on gradient checkpointing and say which layers now do it.
 
     Raises UserError for a model that has no such layers: training without the saving would end out of memory, later.
     """
@@ -113,13 +113,9 @@ def recompute_activations(model: nn.Module) -> list[str]:
     enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
     model.config.use_cache = False
-    layers = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
-    ]
+    able = {name: part for name, part in model.named_modules() if isinstance(part, GradientCheckpointingLayer)}
+    layers = [name for name, part in able.items() if part.gradient_checkpointing]
     log.info("Activations are computed again in the backward pass of %d layers: %s", len(layers), ", ".join(layers))
-    return layers
 
 
 @said_of("model")
