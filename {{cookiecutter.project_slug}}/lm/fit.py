@@ -8,13 +8,13 @@ import logging
 from typing import Any, cast
 
 from hydra.utils import get_method, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from transformers import PretrainedConfig
 
 from harness.batch_size import settle_batch_size, spread_step
 from harness.checkpoint.resume import starting_point
 from harness.data.layout import APART
-from harness.data.material import validation_source
+from harness.data.material import build_data_module
 from harness.hardware import Picks, pick, world_size
 from harness.run.folder import Run
 from harness.trainer import attempt, finished, fit, total_steps
@@ -58,14 +58,9 @@ def train(cfg: DictConfig) -> float | None:
 
 def build_data(cfg: DictConfig, config: PretrainedConfig | None) -> Any:
     """Build the data module and tell it what is known by now."""
-    values: Any = OmegaConf.to_container(cfg.data, resolve=True)  # while ${data.path} can be looked up
-    arguments = {key: value for key, value in values.items() if key not in Data.kept}
-    if (validation := validation_source(cfg.data)) is not None:
-        arguments["validation"] = validation
-    data = instantiate(arguments, _convert_="all")
-    context = context_length(cfg.model, config)
+    data = build_data_module(cfg.data, Data.kept)
     vocabulary = vocabulary_size(cfg.model, config)
-    data.connect(vocab_size=vocabulary, context=context, seed=cfg.seed)
+    data.connect(vocab_size=vocabulary, context=context_length(cfg.model, config), seed=cfg.seed)
     size = data.tokenizer.get_vocab_size()
     if vocabulary > 2 * size and "pretrained" not in cfg.model:  # embeddings that cost memory and learn nothing
         log.warning(

@@ -117,7 +117,7 @@ class Keys(Root):
             yield f"model.{others[0]} is a key of model=pretrained, which model={cfg.model.name} is not."
         config = cfg.model.get("config")
         target = "" if config is None or isinstance(config, str) else str(config.get("_target_", ""))
-        names: dict[str, str] = {}
+        names = TRANSFORMERS.other_names(target)
         apart = cfg.data.get("packing") in ("document", "best_fit")
         # transformers looks at the positions of a single row only.
         if apart and cfg.model.get("attention") == "flash_attention_2" and cfg.data.batch_size != 1:
@@ -126,7 +126,6 @@ class Keys(Root):
                 "data.batch_size=1 and raise trainer.accumulate_grad_batches, or take model.attention=sdpa."
             )
         if target.startswith("transformers."):
-            names = TRANSFORMERS.other_names(target)
             yield from _sizes(config, names)
         if cfg.data.get("global_batch"):
             # A folder or a class of one's own says its context only once it is loaded.

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -111,3 +111,13 @@ def validation_source(data: DictConfig) -> DictConfig | None:
             cure="Hold out a share of the documents with data.val_fraction instead.",
         )
     return OmegaConf.merge(data.source, {"path": data.val_path})  # type: ignore[return-value]
+
+
+def build_data_module(data: DictConfig, kept: Collection[str]) -> Any:
+    """Build what a config's `data` describes, given all of its keys but those that are `kept` for others to read, and
+    the source of its `val_path`."""
+    values: Any = OmegaConf.to_container(data, resolve=True)  # while ${data.path} can be looked up
+    arguments = {key: value for key, value in values.items() if key not in kept}
+    if (validation := validation_source(data)) is not None:
+        arguments["validation"] = validation
+    return instantiate(arguments, _convert_="all")

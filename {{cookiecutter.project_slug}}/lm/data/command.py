@@ -32,7 +32,5 @@ def prepare(overrides: list[str]) -> None:
     for name, prepared in prepare_all(cfg, vocabulary_size(cfg.model, model_config(cfg.model)), sums=True).items():
         print(f"{name}: {prepared.folder.as_posix()}" if name else prepared.folder.as_posix())
         for split in ("train", "val"):
-            counts = prepared.meta[split]
-            print(
-                f"  {split:<6}{counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['bytes']:,} bytes"
-            )
+            counts = (f"{prepared.meta[split][unit]:,} {unit}" for unit in ("documents", "tokens", "bytes"))
+            print(f"  {split:<6}{', '.join(counts)}")

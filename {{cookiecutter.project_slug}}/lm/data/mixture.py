@@ -28,18 +28,15 @@ class MixtureData(LmData):
         recipe = Recipe(vocab_size, self.val_fraction, seed, self.limit)
         folder, self.parts = prepare_sets(self.sets, recipe, self.folder, self.choice or TokenizerChoice())
         self.take(Prepared(folder, {"sets": {name: part.meta for name, part in self.parts.items()}}), context)
-        rows = {
-            split: {
-                name: windows(part, split, context, packing=self.packing)
-                for name, part in self.parts.items()
-                if split == "train" or part.meta[split]["tokens"]
-            }
-            for split in ("train", "val")
-        }
+        held_out = {name: part for name, part in self.parts.items() if part.meta["val"]["tokens"]}
+        train, val = (
+            {name: windows(part, split, context, packing=self.packing) for name, part in parts.items()}
+            for split, parts in (("train", self.parts), ("val", held_out))
+        )
         if self.packing in APART:
             for part in self.parts.values():
                 layout.refuse_unended(part, "train", self.special_ids["eos_token_id"])
-        mix(self, rows["train"], rows["val"], weights_of(self.sets))
+        mix(self, train, val, weights_of(self.sets))
 
     @property
     def described(self) -> dict[str, Any]:

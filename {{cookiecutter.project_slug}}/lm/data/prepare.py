@@ -29,15 +29,7 @@ from harness.errors import UserError
 from harness.run import artifact
 from lm.data.encode import encoder
 from lm.data.sources import Source
-from lm.data.tokenizer import (
-    NOT_REPEATABLE,
-    TokenizerChoice,
-    chat_template,
-    load_tokenizer,
-    special_ids,
-    tokenizer_config,
-    tokenizer_files,
-)  # fmt: skip
+from lm.data.tokenizer import NOT_REPEATABLE, TokenizerChoice, special_ids, tokenizer_config, tokenizer_files
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +120,7 @@ def _introduce(source: ArraySource, choice: TokenizerChoice) -> None:
             "data=tokens needs the tokenizer that its files were made with.",
             cure="Name its tokenizer.json, or the folder: data.tokenizer.path=PATH.",
         )
-    tokenizer = load_tokenizer(choice.file)
+    tokenizer = choice.build((), 0, 0)
     end = tokenizer.token_to_id(choice.names(tokenizer)["eos"])
     assert end is not None  # `names` has looked
     source.use(end=end, below=tokenizer.get_vocab_size())
@@ -157,9 +149,8 @@ def encode_only(tokenizer: Tokenizer, end: int, source: Source, folder: Path) ->
     size = tokenizer.get_vocab_size()
     if isinstance(source, ArraySource):
         source.use(end=end, below=size)
-    return Prepared(
-        folder, numbers.write(source, "val", folder, encoder(tokenizer, end, source), size).counts("tokens")
-    )
+    progress = numbers.write(source, "val", folder, encoder(tokenizer, end, source), size)
+    return Prepared(folder, progress.counts("tokens"))
 
 
 def _make(material: Material, recipe: Recipe, choice: TokenizerChoice, folder: Path) -> dict[str, Any]:
@@ -185,8 +176,7 @@ def _write_tokenizer(
 ) -> Tokenizer:
     log.info("The tokenizer (%s) learns from %s documents", choice, f"{len(sample):,}")
     special, template = extras
-    if template is None and choice.file is not None:
-        template = chat_template(choice.file.parent)
+    template = choice.template if template is None else template
     texts = (content.decode("utf-8", "surrogatepass") for content in sample)
     tokenizer = choice.build(texts, recipe.vocab_size, len(sample), special=special)
     config = tokenizer_config(choice.names(tokenizer), special)

@@ -56,6 +56,11 @@ class TokenizerChoice:
             raise UserError(f"data.tokenizer.kind={self.kind} is none of {', '.join(KINDS)}.")
         return None if self.path is None else _given(self.path, self.revision)
 
+    @property
+    def template(self) -> str | None:
+        """The chat template of a tokenizer that is given."""
+        return None if self.file is None else chat_template(self.file.parent)
+
     def __str__(self) -> str:
         return self.kind if self.file is None else self.file.as_posix()
 
@@ -64,7 +69,7 @@ class TokenizerChoice:
         if self.file is None:
             return self.kind
         names = json.dumps(special_tokens(self.file.parent))
-        more = f"{names}{self.end_of_text}{chat_template(self.file.parent) or ''}"
+        more = f"{names}{self.end_of_text}{self.template or ''}"
         return hashlib.sha256(self.file.read_bytes() + more.encode()).hexdigest()
 
     def build(self, texts: Iterable[str], vocab_size: int, total: int, *, special: Sequence[str] = ()) -> Tokenizer:

@@ -24,6 +24,7 @@ from lm.models.pretrained import quiet
 
 PROMPTS, LONGEST = 64, 128  # texts, and tokens of each
 ROUNDING = 1e-4  # of the largest logit: what adding an adapter to weights in float32 may change
+FRONT = {"library_name": "transformers", "pipeline_tag": "text-generation"}  # of the card: what a hub asks
 KERNEL = "eager"  # which every model has
 
 
@@ -38,11 +39,6 @@ def export(path: str, out: str, adapter: bool, dtype: str, push: str | None, tru
         raise UserError(f"{trained.folder} has no adapter: it was not trained with model=lora.", cure="Omit --adapter.")
     size, dtype = in_words(sum(p.numel() for p in model.parameters())), cfg.dtype if adapter else dtype
     what = f"{'the adapter of ' if adapter else ''}{type(model).__name__}, {size} parameters in {dtype}"
-    front = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    facts = {"model": f"{what}, context {trained.context:,}"}
-    if base := cfg.get("pretrained"):
-        facts["trained from"] = Path(base).name if Path(base).exists() else base
-        front |= {} if Path(base).exists() else {"base_model": base}
     model.set_attn_implementation(KERNEL)
     most = min(LONGEST, trained.context)
     prompts = [trained.tokenizer.encode(text, add_special_tokens=False).ids[:most] for text in texts()]
@@ -52,7 +48,8 @@ def export(path: str, out: str, adapter: bool, dtype: str, push: str | None, tru
         lines = [] if adapter else write_model(trained, folder, dtype, prompts)
         write_tokenizer(trained, folder)
         lines.append(f"largest logit difference {compared(trained, folder, dtype, prompts)} over {PROMPTS} prompts")
-        text = card(trained.cfg, trained.checkpoint, front, {**facts, "checked": "; ".join(lines)})
+        facts = {"model": f"{what}, context {trained.context:,}", "checked": "; ".join(lines)}
+        text = card(trained.cfg, trained.checkpoint, FRONT, facts, base=cfg.get("pretrained"))
         (folder / "README.md").write_text(text, encoding="utf-8")
     print(f"{target.as_posix()}: {what}, step {trained.step:,} of {trained.folder.as_posix()}", *lines, sep="\n")
     if push:

@@ -71,8 +71,9 @@ def load_pretrained(model: DictConfig, config: PretrainedConfig, attention: str)
             ignore_mismatched_sizes=True,  # then they are listed
         )
     loaded, found = loading
-    misfits = (found[f"{what}_keys"] for what in ("missing", "unexpected", "mismatched"))
-    refuse_misfit(*misfits, folder, cure="Its config.json and its weights do not belong together.")
+    missing, unexpected, shapes = (found[f"{what}_keys"] for what in ("missing", "unexpected", "mismatched"))
+    cure = "Its config.json and its weights do not belong together."
+    refuse_misfit(missing, unexpected, shapes, folder, cure=cure)
     return loaded.train()  # type: ignore[no-any-return]  # from_pretrained leaves dropout off
 
 
