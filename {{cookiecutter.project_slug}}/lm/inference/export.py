@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
-from harness.checkpoint.compare import largest_difference
+from harness.checkpoint.compare import largest_difference, largest_gap
 from harness.checkpoint.loaded import in_words
 from harness.errors import UserError
 from harness.files import appearing
@@ -65,6 +65,7 @@ def write_model(trained: Trained, folder: Path, dtype: str, prompts: list[list[i
         before = logits(model, prompts)
         merge(model)
         moved, most = largest_difference(before, logits(model, prompts)), max(each.abs().max() for each in before)
+        moved, most = largest_gap(before, logits(model, prompts)), max(float(each.abs().max()) for each in before)
         if not moved <= ROUNDING * max(most, 1):
             raise UserError(f"Merging the adapter moves the logits by up to {moved:.2g}.", cure="Take --adapter.")
         lines.append(f"merging the adapter moved the logits by at most {moved:.2g}, by rounding")
@@ -95,6 +96,7 @@ def compared(trained: Trained, folder: Path, dtype: str, prompts: list[list[int]
     again = AutoModelForCausalLM.from_pretrained(folder, **how).eval()
     again = again.float() if any(folder.glob("adapter_*")) else again
     largest = largest_difference(logits(trained.model, prompts), logits(again, prompts))
+    largest = largest_gap(logits(trained.model, prompts), logits(again, prompts))
     if largest != 0.0:  # nan is not, either
         raise UserError(f"What was written gives other logits, by up to {largest:.3g}: nothing is written.")
     return largest
