@@ -41,7 +41,6 @@ def differences(one: Any, other: Any, path: str) -> Iterator[str]:
         yield f"{path}: {one} and {other}"
 
 
-def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
 def largest_gap(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     """Return the largest one between any two numbers of two rows of tensors; nan where one is not a number."""
     return float(torch.stack([(one - other).abs().max() for one, other in zip(ours, theirs, strict=True)]).max())

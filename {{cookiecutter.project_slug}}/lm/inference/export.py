@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
-from harness.checkpoint.compare import largest_difference, largest_gap
+from harness.checkpoint.compare import largest_gap
 from harness.checkpoint.loaded import in_words
 from harness.errors import UserError
 from harness.files import appearing
@@ -64,7 +64,6 @@ def write_model(trained: Trained, folder: Path, dtype: str, prompts: list[list[i
     if trained.cfg.model.get("lora"):
         before = logits(model, prompts)
         merge(model)
-        moved, most = largest_difference(before, logits(model, prompts)), max(each.abs().max() for each in before)
         moved, most = largest_gap(before, logits(model, prompts)), max(float(each.abs().max()) for each in before)
         if not moved <= ROUNDING * max(most, 1):
             raise UserError(f"Merging the adapter moves the logits by up to {moved:.2g}.", cure="Take --adapter.")
@@ -95,7 +94,6 @@ def compared(trained: Trained, folder: Path, dtype: str, prompts: list[list[int]
     how = {"dtype": getattr(torch, dtype), "attn_implementation": KERNEL, "trust_remote_code": trust}
     again = AutoModelForCausalLM.from_pretrained(folder, **how).eval()
     again = again.float() if any(folder.glob("adapter_*")) else again
-    largest = largest_difference(logits(trained.model, prompts), logits(again, prompts))
     largest = largest_gap(logits(trained.model, prompts), logits(again, prompts))
     if largest != 0.0:  # nan is not, either
         raise UserError(f"What was written gives other logits, by up to {largest:.3g}: nothing is written.")
