@@ -1,13 +1,21 @@
 """Perplexity and bits per byte of a run: python evaluate.py runs/NAME [data.path=OTHER] [--stride N] [--json]."""
 
+from argparse import ArgumentTypeError
+
 from harness.cli import ArgumentParser, add_trust, number, tool
+
+
+def path_of(word: str) -> str:
+    if not word.startswith("data.path="):
+        raise ArgumentTypeError(f"a model is scored as it was trained: {word!r} cannot change it, only data.path=PATH")
+    return word.removeprefix("data.path=")
 
 
 def arguments() -> ArgumentParser:
     parser = ArgumentParser(description="Score a trained model on the text that its run held out, or on any other.")
     parser.add_argument("path", metavar="RUN", help="a run folder, or one of its checkpoint folders")
     parser.add_argument("--data", metavar="PATH", help="score this text instead, read as the run reads its own")
-    parser.add_argument("overrides", metavar="data.path=PATH", nargs="*", help="the same as --data PATH")
+    parser.add_argument("overrides", metavar="data.path=PATH", nargs="*", type=path_of, help="the same as --data PATH")
     parser.add_argument("--json", dest="as_json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--stride",

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig, Qwen3Config
 
 from conftest import WORDS
-from lm.data.tokenizer import tokenizer_config, train_tokenizer
+from harness.tokenizer_files import tokenizer_config
+from lm.data.tokenizer import train_tokenizer
 
 END = "<|endoftext|>"
 LLAMA = {

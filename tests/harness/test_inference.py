@@ -138,7 +138,7 @@ def test_other_text_is_scored_with_the_runs_own_tokenizer(train, scores, corpus:
     folder = train("trainer.max_steps=2")
     other = tmp_path / "other text.txt"
     other.write_text("Ein Kätzchen. " * 50, encoding="utf-8")
-    found = scores(folder, None, f"data.path={other}")
+    found = scores(folder, None, str(other))
     assert found["data"] == str(other) and found["bytes"] == len(other.read_bytes())
     ids = load(str(folder)).tokenizer.encode(other.read_text(encoding="utf-8")).ids
     assert found["tokens"] == len(ids)  # the first is predicted by nothing, and the end of the text is one more
@@ -154,13 +154,18 @@ def test_other_conversations_are_scored_by_their_answers(train, scores, tmp_path
     assert 0 < scores(folder, str(few))["tokens"] < scores(folder, str(chat))["tokens"]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "sentence"),
-    [(["model=14m"], "cannot change 'model=14m'"), (["data.path=nowhere"], "There is no file at data.path=nowhere")],
-)
-def test_what_cannot_be_scored_is_a_sentence(train, scores, overrides: list[str], sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        scores(train("trainer.max_steps=1"), None, *overrides)
+def test_a_path_without_text_is_a_sentence(train, scores) -> None:
+    with pytest.raises(UserError, match="There is no file at data.path=nowhere"):
+        scores(train("trainer.max_steps=1"), None, "nowhere")
+
+
+def test_what_cannot_be_scored_is_a_sentence(capsys) -> None:
+    import evaluate  # the entry: what is typed is read there
+
+    with pytest.raises(SystemExit):
+        evaluate.arguments().parse_args(["runs/x", "model=14m"])
+    assert "'model=14m' cannot change it, only data.path=PATH" in capsys.readouterr().err
+    assert evaluate.arguments().parse_args(["runs/x", "data.path=poems"]).overrides == ["poems"]
 
 
 def test_evaluation_is_not_silent_without_a_terminal(train: Callable[..., Path], monkeypatch, capsys) -> None:

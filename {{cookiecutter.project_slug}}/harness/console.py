@@ -1,11 +1,13 @@
 """What a command prints, without secrets: Hydra, libraries and Python itself print command lines and exceptions."""
 
 import logging
+import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
@@ -81,6 +83,20 @@ def closing(title: str, text: str, facts: Mapping[str, str]) -> None:
     console.print(Panel(Text(text), title=title, title_align="left"))
     for label, value in facts.items():
         console.print(f"{label:<17}{value}", markup=False, highlight=False)
+
+
+def commands(folder: Path, prompt: str) -> dict[str, str]:
+    """Return what one would type next, by what it is for."""
+    run = folder.as_posix()
+    if not re.fullmatch(r"[\w .,:()-]+", prompt):  # empty, or in need of quotes that differ between shells
+        prompt = "…"
+    return {
+        "more text": f'python generate.py {run} --prompt "{prompt}"',
+        "score": f"python evaluate.py {run}",
+        "report": f"python -m lm report {run}",
+        "train longer": "the same command with trainer.max_steps=…",
+        "curves": f"tensorboard --logdir {folder.parent.as_posix()}",
+    }
 
 
 def watched(items: Iterable[T], total: int, what: str) -> Iterator[T]:

@@ -1,13 +1,12 @@
 """The last words of a run: how good the model is, what it says, where everything lies, what to type next."""
 
 import math
-import re
 from pathlib import Path
 
 from tokenizers import Tokenizer
 from torch import nn
 
-from harness.console import closing
+from harness.console import closing, commands
 from harness.errors import UserError
 from lm.inference.generate import continuation
 
@@ -26,17 +25,3 @@ def print_summary(
     if loss is not None:
         facts = {"validation loss": f"{loss:.4f} nats per token, perplexity {math.exp(min(loss, 700)):.2f}", **facts}
     closing("a sample", text, facts)
-
-
-def commands(folder: Path, prompt: str) -> dict[str, str]:
-    """Return what one would type next, by what it is for."""
-    run = folder.as_posix()
-    if not re.fullmatch(r"[\w .,:()-]+", prompt):  # empty, or in need of quotes that differ between shells
-        prompt = "…"
-    return {
-        "more text": f'python generate.py {run} --prompt "{prompt}"',
-        "score": f"python evaluate.py {run}",
-        "report": f"python -m lm report {run}",
-        "train longer": "the same command with trainer.max_steps=…",
-        "curves": f"tensorboard --logdir {folder.parent.as_posix()}",
-    }

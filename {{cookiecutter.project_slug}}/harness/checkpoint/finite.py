@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.distributed import own_part
+from harness.errors import UserError
 
 
 def first_non_finite(states: Any) -> str:
@@ -48,3 +49,12 @@ def _tensors(tree: Any, path: str) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(tree, list | tuple):
         for index, value in enumerate(tree):
             yield from _tensors(value, f"{path}/{index}".lstrip("/"))
+
+
+def refuse_unless_finite(logits: Tensor) -> None:
+    """Raise UserError for logits (V) that no token can be chosen from."""
+    if logits.isnan().any() or not logits.max().isfinite():
+        raise UserError(
+            "The model's output is not finite: a weight is NaN or infinite, and no text can come from it.",
+            cure="Load an earlier step: name one of the run's checkpoints/ folders. docs/nan.md says why.",
+        )

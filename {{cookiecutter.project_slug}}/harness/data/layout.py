@@ -170,6 +170,13 @@ class Sliding:
         begin = start + nth * self.stride
         return [(begin, min(begin + self.length, end))]
 
+    @classmethod
+    def over(cls, numbers: Numbers, split: str, length: int, stride: int, *, across: bool) -> "Sliding":
+        """Return the rows of a split. `across`: they go from one document into the next, else each has its own."""
+        ends = read_ends(numbers.ends(split)).tolist()
+        text = [(0, ends[-1] if ends else 0)] if across else [*zip([0, *ends[:-1]], ends, strict=False)]
+        return cls(text, length, stride)
+
     def seen(self, index: int) -> int:
         return self.length - self.stride if self._place(index)[1] else 0
 

@@ -27,9 +27,10 @@ from harness.data.numbers import Encode, Numbers
 from harness.data.split import Sample
 from harness.errors import UserError
 from harness.run import artifact
+from harness.tokenizer_files import tokenizer_config, tokenizer_files
 from lm.data.encode import encoder
 from lm.data.sources import Source
-from lm.data.tokenizer import NOT_REPEATABLE, TokenizerChoice, special_ids, tokenizer_config, tokenizer_files
+from lm.data.tokenizer import NOT_REPEATABLE, TokenizerChoice, special_ids
 
 log = logging.getLogger(__name__)
 

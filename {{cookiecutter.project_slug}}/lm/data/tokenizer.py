@@ -9,7 +9,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from harness.errors import UserError
 from harness.hub import found_file
+from harness.tokenizer_files import ROLES, chat_template, special_tokens
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
 # Ends of text that published tokenizers use, where no tokenizer_config.json says which.
 KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|im_end|>", "[EOS]", "[SEP]")
-ROLES = ("eos", "bos", "pad")
 KINDS = ("bpe", "unigram", "bytes", "characters")
 # Two trainings of `tokenizers` on one text differ in which of two tokens that are worth the same they keep.
 NOT_REPEATABLE = ("unigram",)
@@ -134,36 +133,6 @@ def load_tokenizer(file: Path) -> Tokenizer:
     return tokenizer
 
 
-def tokenizer_files(folder: Path) -> dict[str, str]:
-    """Return the files of a folder, by name, with which AutoTokenizer.from_pretrained loads it."""
-    found = [folder / name for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")]
-    return {file.name: file.read_text(encoding="utf-8") for file in found if file.is_file()}
-
-
-def special_tokens(folder: Path) -> dict[str, str]:
-    """Return the names of `ROLES` that tokenizer_config.json or special_tokens_map.json in a folder gives."""
-    found: dict[str, str] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        try:
-            config = json.loads((folder / name).read_text(encoding="utf-8"))
-            entries = {role: config.get(f"{role}_token") for role in ROLES}
-        except (OSError, ValueError, AttributeError):
-            continue
-        texts = {role: entry.get("content") if isinstance(entry, dict) else entry for role, entry in entries.items()}
-        found |= {role: text for role, text in texts.items() if isinstance(text, str)}
-    return found
-
-
-def chat_template(folder: Path) -> str | None:
-    """Return the chat template that lies in a folder: a file of its own or, in older ones, in tokenizer_config.json."""
-    with suppress(OSError):
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    with suppress(OSError, ValueError, AttributeError):
-        found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-        return found if isinstance(found, str) else None
-    return None
-
-
 def special_ids(tokenizer: Tokenizer, folder: Path) -> dict[str, int | None]:
     """Return what a model's config has to know: `eos_token_id`, `bos_token_id`, `pad_token_id`.
 
@@ -183,15 +152,6 @@ def end_of_text(tokenizer: Tokenizer, model: Any = None) -> int | None:
         return known
     ids = (tokenizer.token_to_id(name) for name in KNOWN_ENDS)
     return next((number for number in ids if number is not None), None)
-
-
-def tokenizer_config(names: dict[str, str], special: Sequence[str]) -> str:
-    """Return the content of the tokenizer_config.json with which AutoTokenizer loads a folder."""
-    config: dict[str, Any] = {f"{role}_token": name for role, name in names.items()}
-    config |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    if special:
-        config["extra_special_tokens"] = list(special)
-    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
 
 
 def _given(path: str, revision: str | None) -> Path:

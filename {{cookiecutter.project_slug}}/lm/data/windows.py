@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harness.data.layout import Layout
+from harness.data.layout import Layout, Sliding
 from harness.data.numbers import read
 from lm.batch import NO_LABEL
 
@@ -32,6 +32,8 @@ class Rows(Dataset[dict[str, Tensor]]):
         if self.loss_mask is not None:
             counted = torch.from_numpy(read(self.loss_mask, "bool", stretches))
             labels = torch.where(counted, ids, NO_LABEL)
+        if isinstance(self.layout, Sliding):  # what the row before has predicted
+            labels = torch.where(torch.arange(len(ids)) < self.layout.seen(index), NO_LABEL, labels)
         missing = self.layout.length - len(ids)
         row = {
             "input_ids": torch.nn.functional.pad(ids, (0, missing), value=0),

@@ -8,7 +8,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from harness.console import Messages, say
 from harness.errors import UserError
-from lm.data.tokenizer import chat_template, end_of_text, special_tokens
+from harness.tokenizer_files import chat_template, special_tokens
+from lm.data.tokenizer import end_of_text
 from lm.inference.generate import pieces, sample
 from lm.inference.load import Trained
 

@@ -17,9 +17,10 @@ from transformers import PreTrainedModel
 
 from harness.console import watched
 from harness.data.choices import read_questions
-from harness.data.layout import Sliding, read_ends
+from harness.data.layout import Sliding
 from harness.errors import UserError
-from lm.batch import NO_LABEL, model_inputs
+from harness.report.score import Measured, of_all, show
+from lm.batch import model_inputs
 from lm.data.datamodule import collate, windows
 from lm.data.prepare import Prepared, encode_only
 from lm.data.sets import prepare_all
@@ -42,7 +43,7 @@ def evaluate(
 ) -> None:
     """Print the loss, perplexity and bits per byte of a run on its held-out text, or on the text at `data`; with
     `stride` also those in windows that begin so many tokens apart; or how it answers the questions at `choices`."""
-    other = other_path(data, overrides)
+    other = overrides[-1] if overrides else data
     if choices is not None:
         if other or stride:
             raise UserError("--choices asks questions: it takes no text and no stride.", cure="Type two commands.")
@@ -56,9 +57,10 @@ def evaluate(
     result: dict[str, Any] = {"run": trained.folder.as_posix(), "step": trained.step, "data": other or "held out"}
     with tempfile.TemporaryDirectory() as temporary:
         parts = {"": other_data(trained, other, Path(temporary))} if other else validation_data(trained)
-        result |= scored(trained, parts, where)
+        result |= of_all({name: measure(trained, part) for name, part in parts.items()}, where)
         if stride:
-            result["sliding"] = {"stride": stride, **scored(trained, parts, where, stride)}
+            sliding = {name: measure(trained, part, stride) for name, part in parts.items()}
+            result["sliding"] = {"stride": stride, **of_all(sliding, where)}
     if as_json:
         print(json.dumps(result))
         return
@@ -75,50 +77,6 @@ def answer(trained: Trained, path: str, as_json: bool) -> None:
     found = answered(forward, trained.tokenizer, questions, device_of(trained.model), context=trained.context)
     result = {"run": trained.folder.as_posix(), "step": trained.step, "data": path, **found._asdict()}
     print(json.dumps(result) if as_json else "{run} at step {step}, on {data}:\n  {}".format(found, **result))
-
-
-def show(numbers: dict[str, Any]) -> None:
-    line = "  {}loss {loss:.4f} nats per token, perplexity {perplexity:.2f}, {bits_per_byte:.4f} bits per byte"
-    print(line.format("", **numbers))
-    for name, of_set in numbers.get("sets", {}).items():
-        print(line.format(f"{name}: ", **of_set))
-
-
-def scored(trained: Trained, parts: dict[str, Prepared], where: str, stride: int | None = None) -> dict[str, Any]:
-    """Return what is measured on all parts together and, under `sets`, on each where they have names."""
-    scores = {name: (*score(trained, part, stride), part.meta["val"]["bytes"]) for name, part in parts.items()}
-    nats, tokens, size = (sum(numbers) for numbers in zip(*scores.values(), strict=True))
-    if not tokens:
-        raise UserError(f"There is no token to predict in {where}.", cure="Name more text.")
-    if not math.isfinite(nats):
-        cure = "Name an earlier one of the run's checkpoints/ folders; docs/nan.md says how it comes about."
-        raise UserError(f"The loss of {trained.checkpoint.path.as_posix()} is not finite.", cure=cure)
-    sets = {name: measured(*numbers) for name, numbers in scores.items() if name}
-    return measured(nats, tokens, size) | ({"sets": sets} if sets else {})
-
-
-def measured(nats: float, tokens: int, size: int) -> dict[str, Any]:
-    """Return what a summed loss over so many tokens, of so many bytes of text, says."""
-    return {
-        "loss": nats / max(1, tokens),
-        "perplexity": math.exp(min(nats / max(1, tokens), 700)),
-        # The vocabulary drops out of this one, so that models with other tokenizers can be compared.
-        "bits_per_byte": nats / math.log(2) / max(1, size),
-        "tokens": tokens,
-        "bytes": size,
-    }
-
-
-def other_path(data: str | None, overrides: list[str]) -> str | None:
-    """Return the path that `--data PATH` or `data.path=PATH` names; None for the run's own text."""
-    for word in overrides:
-        if not word.startswith("data.path="):
-            raise UserError(
-                f"evaluate.py cannot change {word!r}: a model is scored as it was trained.",
-                cure="It takes data.path=PATH (or --data PATH) to score other text.",
-            )
-        data = word.removeprefix("data.path=")
-    return data
 
 
 def validation_data(trained: Trained) -> dict[str, Prepared]:
@@ -150,21 +108,12 @@ def other_data(trained: Trained, path: str, folder: Path) -> Prepared:
     return encode_only(trained.tokenizer, end, source, folder)
 
 
-class SlidingRows(Rows):
-    """The validation tokens in windows that begin `stride` tokens apart. Each is predicted once, in the first window
-    that has it: after at least length - stride others, but for the first ones. `across`: windows go from one document
-    into the next, as they do with packing=true; else each document has its own."""
-
-    def __init__(self, prepared: Prepared, length: int, stride: int, *, across: bool) -> None:
-        ends = read_ends(prepared.ends("val")).tolist()
-        text = [(0, ends[-1] if ends else 0)] if across else [*zip([0, *ends[:-1]], ends, strict=False)]
-        self.sliding = Sliding(text, length, stride)
-        super().__init__(prepared.numbers("val"), prepared.dtype, self.sliding, loss_mask=prepared.loss_mask("val"))
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        row = super().__getitem__(index)
-        before = torch.arange(self.layout.length) < self.sliding.seen(index)
-        return row | {"labels": row["labels"].masked_fill(before, NO_LABEL)}
+def measure(trained: Trained, part: Prepared, stride: int | None = None) -> Measured:
+    nats, tokens = score(trained, part, stride)
+    if not math.isfinite(nats):
+        cure = "Name an earlier one of the run's checkpoints/ folders; docs/nan.md says how it comes about."
+        raise UserError(f"The loss of {trained.checkpoint.path.as_posix()} is not finite.", cure=cure)
+    return Measured(nats, tokens, part.meta["val"]["bytes"])
 
 
 @torch.no_grad()
@@ -173,16 +122,15 @@ def score(trained: Trained, prepared: Prepared, stride: int | None = None, batch
     float32, and in windows or in rows as the run was trained, or in windows that slide by `stride` tokens."""
     packing = trained.cfg.data.get("packing", True)
     if stride:
-        rows: Rows = SlidingRows(prepared, trained.context, stride, across=packing is True)
+        layout = Sliding.over(prepared, "val", trained.context, stride, across=packing is True)
+        mask = prepared.loss_mask("val")
+        rows = Rows(prepared.numbers("val"), prepared.dtype, layout, loss_mask=mask)
     else:
         rows = windows(prepared, "val", trained.context, packing=packing)
     if trained.attention == "flash_attention_2":  # it keeps documents apart in batches of one row only
         batch_size = 1
-    loader: DataLoader[dict[str, Tensor]] = DataLoader(
-        rows,
-        batch_size=batch_size,
-        collate_fn=lambda rows: collate(rows, batch_size),
-    )
+    together = functools.partial(collate, batch_size=batch_size)
+    loader: DataLoader[dict[str, Tensor]] = DataLoader(rows, batch_size, collate_fn=together)
     nats, tokens = 0.0, 0
     for batch in watched(loader, len(loader), "batches"):
         batch = {name: tensor.to(trained.device) for name, tensor in batch.items()}

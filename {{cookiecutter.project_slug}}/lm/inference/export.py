@@ -16,8 +16,8 @@ from harness.errors import UserError
 from harness.files import appearing
 from harness.hub import upload
 from harness.report.card import card
+from harness.tokenizer_files import tokenizer_files
 from lm.data.sources import StdlibSource
-from lm.data.tokenizer import tokenizer_files
 from lm.inference.load import Trained, load
 from lm.models.lora import merge, save_adapter
 from lm.models.pretrained import quiet

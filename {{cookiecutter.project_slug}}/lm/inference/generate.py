@@ -14,10 +14,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from harness.checkpoint.finite import refuse_unless_finite
 from harness.console import converse, say
 from harness.data.files import text_lines
 from lm.data.tokenizer import end_of_text
-from lm.inference.load import Trained, device_of, load, refuse_unless_finite
+from lm.inference.load import Trained, device_of, load
 
 ROWS = 16  # prompts that are continued at a time
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import nn
 from transformers import PretrainedConfig
 
 from harness.checkpoint import elsewhere, read
@@ -90,12 +90,3 @@ def described(trained: Trained) -> Iterator[str]:
 
 def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def refuse_unless_finite(logits: Tensor) -> None:
-    """Raise UserError for logits (V) that no token can be chosen from."""
-    if logits.isnan().any() or not logits.max().isfinite():
-        raise UserError(
-            "The model's output is not finite: a weight is NaN or infinite, and no text can come from it.",
-            cure="Load an earlier step: name one of the run's checkpoints/ folders. docs/nan.md says why.",
-        )
