@@ -165,9 +165,8 @@ class Sliding:
         return int(self.until[-1]) if len(self.until) else 0
 
     def __getitem__(self, index: int) -> list[Stretch]:
-        which, nth = self._place(index)
-        start, end = self.text[which].tolist()
-        begin = start + nth * self.stride
+        which, before = self._place(index)
+        begin, end = (self.text[which] + (before * self.stride, 0)).tolist()
         return [(begin, min(begin + self.length, end))]
 
     @classmethod
