@@ -108,7 +108,9 @@ def test_what_saves_memory_is_seen(planned_run) -> None:
     whole = activations("trainer.precision=32-true")
     assert activations("trainer.precision=bf16-mixed") < whole
     assert activations("trainer.precision=32-true", "model.gradient_checkpointing=true") < 0.7 * whole
-    assert activations("trainer.precision=32-true", "data.batch_size=8") == pytest.approx(2 * whole, rel=0.1)
+    # Gradients take the place of activations as the backward pass goes on: what is twice as much is the larger part.
+    some, more = (activations("trainer.precision=32-true", f"data.batch_size={rows}") for rows in (16, 32))
+    assert more == pytest.approx(2 * some, rel=0.1)
     half = planned_run("trainer=gpu", "trainer.precision=bf16-true", counted=True)
     assert half.memory["gradients"] == 2 * half.parameters
 
@@ -203,7 +205,7 @@ SHOWN = re.findall(r"```bash\n(python train.py --plan .*?)\n```\n\n```\n(.*?)```
 @pytest.mark.parametrize(("line", "block"), SHOWN)
 def test_the_page_shows_what_the_command_prints(command, corpus: Path, tmp_path: Path, line: str, block: str) -> None:
     """But for the data, which are another interpreter's standard library, and what is counted in them."""
-    words = [*shlex.split(line)[2:], "data=text", f"data.path={corpus}", f"data.prepared={corpus.parent / 'prepared'}"]
+    words = [*shlex.split(line)[2:], f"data.prepared={corpus.parent / 'prepared'}"]
     done = command("train.py", *words, f"run.root={tmp_path / 'runs'}")
     assert done.returncode == 0, done.stderr
     depends = ("data ", "held out ", "windows ", "epochs ")

@@ -51,6 +51,9 @@ class ExactResume(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Where our modules override it, they are sharded, and an average is refused.
         warnings.filterwarnings("ignore", message=".*with a model that overrides the configure_model")
+        warnings.filterwarnings("ignore", message="torch.distributed.nn.functional.all_gather is deprecated")
+        # It is: the sums of all ranks are added up before the mean is taken.
+        warnings.filterwarnings("ignore", message=".*recommended to use `self.log.'val/loss', ..., sync_dist=True")
         refuse_inexact(trainer.callbacks)  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
