@@ -24,11 +24,11 @@ from omegaconf import DictConfig
 from devtools.findings import CheckResult, failure, ok, report, warning
 from harness.config.check import check
 from harness.config.compose import compose, hydra_errors_as_user_errors
-from harness.data.material import build_sources
+from harness.data.material import Material, build_sources
 from harness.data.split import SPLITS
 from harness.errors import UserError
 from harness.run import environment
-from lm.data.prepare import Prepared, Recipe, prepare_data
+from lm.data.prepare import Prepared, prepare_data
 from lm.data.sources import Document
 
 if TYPE_CHECKING:  # torch is imported after the environment is set
@@ -81,8 +81,8 @@ def findings(overrides: Sequence[str]) -> Iterator[CheckResult]:
             environment.apply(cfg.env)
             source, validation = build_sources(cfg.data)
             source.check()
-            recipe = Recipe(0, cfg.data.val_fraction, cfg.seed, cfg.data.limit)
-            texts = look(recipe.material(source, validation).documents())
+            material = Material(source, validation, cfg.data.val_fraction, cfg.seed, cfg.data.limit)
+            texts = look(material.documents())
             yield from read(texts)
             yield from split(texts)
             yield from prepared(cfg)

@@ -94,20 +94,20 @@ class Sweep:
 
 
 def slurms(*words: str) -> None:
-    subprocess.run(words, check=True, capture_output=True, timeout=60)
+    subprocess.run(words, check=True, capture_output=True, timeout=PATIENCE)
 
 
 def preempt(seen: squeue.Seen | None) -> None:
     """Send what a job gets before its time is up."""
     assert seen is not None
     with suppress(subprocess.TimeoutExpired):  # scancel may ask again and again, when the job has gone already
-        subprocess.run(["scancel", "--signal=USR2", seen.id], check=False, capture_output=True, timeout=5)
+        subprocess.run(["scancel", "--signal=USR2", seen.id], check=False, capture_output=True, timeout=PATIENCE)
 
 
 def requeue(seen: squeue.Seen | None) -> None:
     """Do what SLURM does to a job that has to make room for another: it gets SIGTERM, and soon SIGKILL."""
     assert seen is not None
-    subprocess.run(["scontrol", "requeue", seen.id], check=True, capture_output=True, timeout=60)
+    subprocess.run(["scontrol", "requeue", seen.id], check=True, capture_output=True, timeout=PATIENCE)
 
 
 def restarted(sweep: Sweep, seed: int) -> bool:
