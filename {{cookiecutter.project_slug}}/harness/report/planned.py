@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from harness.checkpoint import read
 from harness.report.record import RunRecord, number
-from harness.run import plans
+from harness.run import diary, plans
 
 Share = dict[str, dict[str, float]]
 
@@ -28,8 +27,11 @@ def pairs(record: RunRecord, plan: plans.Plan) -> Iterator[tuple[str, tuple[floa
     seconds = [number(entry, "seconds") for entry in attempts]
     if record.step == plan.steps and not plan.done and None not in seconds:
         yield "seconds", (sum(plan.seconds.values()), sum(filter(None, seconds)))
-    kept = read.checkpoints(record.folder / "checkpoints")
-    yield "checkpoint", (plan.checkpoint_bytes, max((checkpoint.bytes for checkpoint in kept), default=0))
+    manifest = diary.newest_manifest(record.folder) or {}
+    files = manifest.get("files")
+    entries = files.values() if isinstance(files, dict) else ()
+    size = sum(number(file, "bytes") or 0.0 for file in entries if isinstance(file, dict))
+    yield "checkpoint", (plan.checkpoint_bytes, size)
 
 
 def compared(planned: float, actual: float) -> dict[str, float]:
