@@ -6,10 +6,8 @@ doubling took is extrapolated: a CPU that is out of memory ends the process.
 """
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Sized
-from pathlib import Path
 from typing import Any, cast
 
 import psutil
@@ -21,7 +19,7 @@ from omegaconf import DictConfig
 from harness.config.global_batch import AUTO, accumulation, at_most, rows_each
 from harness.data.exact import ExactData
 from harness.errors import UserError
-from harness.hardware import Picks, pick, world_size
+from harness.hardware import Picks, peak_memory, pick, world_size
 from harness.module import GuardedModule
 from harness.run.folder import Run
 from harness.step.oom_retry import free_memory, out_of_memory
@@ -66,7 +64,7 @@ def rows_that_fit(step: Callable[[int], None], device: str, most: int) -> int:
         if seconds is None or rows < GAIN * fastest * seconds or (device == "cuda" and _gpu_share() > MARGIN):
             break
         best, fastest = rows, rows / seconds
-        too_much = device != "cuda" and 2 * (_most_resident() - before) > MARGIN * free
+        too_much = device != "cuda" and 2 * (peak_memory("cpu") - before) > MARGIN * free
         if too_much or time.monotonic() - began + 4 * seconds > SECONDS:
             break
         rows *= 2
@@ -101,18 +99,6 @@ def _gpu_share() -> float:
 
 def _resident() -> int:
     return int(psutil.Process().memory_info().rss)
-
-
-def _most_resident() -> int:
-    """Return the most bytes of memory that this process has had so far."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text(encoding="utf-8").partition("VmHWM:")[2].split()[0]) * 1024
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def settle_batch_size(

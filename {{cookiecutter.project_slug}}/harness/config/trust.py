@@ -40,9 +40,9 @@ ALLOWED = re.compile(
 OWN_PLACES = (
     "lm.data.*", "lm.models.*", "lm.optim.*", "lm.callbacks.*", "lm.inference.choices.*", "lm.inference.samples.*",
     "lm.module.*",
-    "harness.callbacks.*", "harness.optim.*", "harness.data.*", "harness.sharding.ShardedStrategy",
+    "harness.callbacks.*", "harness.data.*", "harness.sharding.ShardedStrategy",
 )  # fmt: skip
-OWN_FUNCTIONS = ("lm.optim.*", "harness.optim.*")  # elsewhere a function may do anything; a class is built
+OWN_FUNCTIONS = ("lm.optim.*",)  # elsewhere a function may do anything; a class is built
 HARMLESS_VARIABLES = (
     "TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "HYDRA_FULL_ERROR",
     "CUDA_LAUNCH_BLOCKING", "NCCL_DEBUG", "TORCH_DISTRIBUTED_DEBUG", "TORCH_SHOW_CPP_STACKTRACES", "WANDB_MODE",
