@@ -19,6 +19,7 @@ from lightning.pytorch import LightningModule, Trainer
 from machine import fast_bf16
 from timing import Bar, Outcome, Sample, Stopwatch, interleaved
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import LlamaForCausalLM, TrainerCallback, TrainingArguments
 from transformers import Trainer as HfTrainer
 
@@ -143,7 +144,8 @@ def lightning(cfg: Any) -> Sample:
         max_steps=WARM_UP + STEPS + 1, logger=False, enable_checkpointing=False, enable_model_summary=False,
         enable_progress_bar=False, accelerator="cpu",
     )  # fmt: skip
-    trainer.fit(module, [tokens for tokens, _ in zip(batches(), range(WARM_UP + STEPS + 1), strict=False)])
+    rows = [tokens for tokens, _ in zip(batches(), range(WARM_UP + STEPS + 1), strict=False)]
+    trainer.fit(module, DataLoader(rows, batch_size=None))  # type: ignore[arg-type]
     assert module.sample
     return module.sample
 

@@ -31,10 +31,13 @@ def measure(rounds: int = 3, *, short: bool = False) -> Outcome:
                 took, plan = names(model)
                 for who, which in ((took, "actual"), (plan, "planned")):
                     seconds, megabytes = said["seconds"][which], said["memory"][which] / 1e6
-                    samples[who].append(Sample(seconds, seconds, megabytes))
+                    samples[who].append(Sample(seconds, None, megabytes))
                 for what in ("memory", "seconds"):
                     errors.setdefault(f"{model}, {what}", []).append(said[what]["ratio"])
-    bars = [Bar(f"the time planned for {model} over the time taken", *reversed(names(model))) for model in models]
+    bars = [
+        Bar(f"the time planned for {model} over the time taken", *reversed(names(model)), clock="wall")
+        for model in models
+    ]
     return Outcome(samples, bars, unit="s", memory=True, notes=[verdict(errors)])
 
 

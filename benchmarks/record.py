@@ -20,10 +20,10 @@ Result = dict[str, Any]
 
 def result(name: str, outcome: Outcome, machine: dict[str, Any]) -> Result:
     """Return what is written down of an outcome."""
+    clocks = ["wall", *["cpu"] * all(sample.cpu for samples in outcome.samples.values() for sample in samples)]
     contestants = {
         who: {
-            "wall": asdict(Spread.of([sample.wall for sample in samples])),
-            "cpu": asdict(Spread.of([sample.cpu for sample in samples])),
+            **{clock: asdict(Spread.of([getattr(sample, clock) for sample in samples])) for clock in clocks},
             "megabytes": max(sample.megabytes for sample in samples),
             "work": outcome.rates.get(who, 0.0),
         }
@@ -31,7 +31,7 @@ def result(name: str, outcome: Outcome, machine: dict[str, Any]) -> Result:
     }
     bars = [
         asdict(bar)
-        | {clock: asdict(ratio(outcome.samples, bar.of, bar.over, clock)) for clock in {"wall", "cpu", bar.clock}}
+        | {clock: asdict(ratio(outcome.samples, bar.of, bar.over, clock)) for clock in {*clocks, bar.clock}}
         | {"judged_by": bar.clock}
         for bar in outcome.bars
     ]  # fmt: skip
@@ -66,16 +66,17 @@ def kinds() -> dict[str, list[Result]]:
 def table(found: Result) -> str:
     """Return a result as Markdown: every contestant, then every ratio."""
     factor, unit = (1e3, "ms") if found["unit"] == "ms" else (1.0, "s")
-    head = ["", f"wall, {unit}", f"CPU, {unit}", *([found["rate"]] if found["rate"] else [])]
+    cpu = any("cpu" in times for times in found["contestants"].values())
+    head = ["", f"wall, {unit}", *[f"CPU, {unit}"] * cpu, *([found["rate"]] if found["rate"] else [])]
     rows = [[*head, *(["memory, MB"] if found["memory"] else [])]]
     for who, times in found["contestants"].items():
-        row = [who, _times(times["wall"], factor), _times(times["cpu"], factor)]
+        row = [who, *(_times(times[clock], factor) for clock in ("wall", "cpu")[: 1 + cpu])]
         row += [f"{_digits(times['work'] / times['wall']['median'])}" if times["work"] else ""] * bool(found["rate"])
         rows.append(row + [f"{times['megabytes']:,.0f}"] * bool(found["memory"]))
-    ratios = [["ratio", "wall", "CPU", "to reach"]]
+    ratios = [["ratio", "wall", *["CPU"] * cpu, "to reach"]]
     for bar in found["bars"]:
         counted = f"{bar['says']}: {_ratio(bar['steps'])}" if "steps" in bar else bar["says"]
-        ratios.append([counted, _ratio(bar["wall"]), _ratio(bar["cpu"]), _limit(bar)])
+        ratios.append([counted, *(_ratio(bar[clock]) for clock in ("wall", "cpu")[: 1 + cpu]), _limit(bar)])
     return "\n\n".join(["\n".join(_lines(rows)), "\n".join(_lines(ratios)), *found["notes"]])
 
 

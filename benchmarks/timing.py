@@ -17,15 +17,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Sample:
-    """Seconds of one piece of work; `cpu` counts all threads, and the children of a timed command."""
+    """Seconds of one piece of work; `cpu` counts all threads and a timed command's children; None: not counted."""
 
     wall: float
-    cpu: float
+    cpu: float | None
     megabytes: float = 0.0  # peak of resident memory, of a timed command
     steps: float = 0.0  # optimizer steps, where their number is what is compared
 
     def per(self, pieces: float) -> "Sample":
-        return Sample(self.wall / pieces, self.cpu / pieces, self.megabytes)
+        return Sample(self.wall / pieces, self.cpu and self.cpu / pieces, self.megabytes)
 
 
 class Absent(Exception):
