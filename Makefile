@@ -8,6 +8,8 @@
 VENV := .venv
 BUILD := build
 DEMO := demo
+# A process for each core, up to four; each with one thread of its own. `make PARALLEL= test-harness` runs one by one.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 # What `make demo` adds to `python train.py`.
 TRAIN :=
 
@@ -51,18 +53,18 @@ test-all: test-template test-harness-all test-project
 
 # Needs no torch.
 test-template: $(VENV)/installed
-	'$(VENV)/bin/python' -m pytest -m 'not project'
+	'$(VENV)/bin/python' -m pytest $(PARALLEL) -m 'not project'
 
 # Against the template folder in place: the environment is that of a made project, the code is not.
 test-harness: $(BAKED_VENV)/installed
-	cd tests/harness && $(PYTHON_IN_PLACE) -m pytest
+	cd tests/harness && OMP_NUM_THREADS=1 $(PYTHON_IN_PLACE) -m pytest $(PARALLEL)
 
 test-harness-all: $(BAKED_VENV)/installed
 	cd tests/harness && $(PYTHON_IN_PLACE) -m pytest -m 'slow or fault or not slow'
 
 test-project: $(BAKED_VENV)/installed
 	cd '$(BAKED)' && PYTHONWARNDEFAULTENCODING=1 '$(BAKED_VENV)/bin/python' -m pytest
-	PROJECT_VENV='$(BAKED_VENV)' TEMPLATE_VENV='$(abspath $(VENV))' '$(VENV)/bin/python' -m pytest -m project
+	PROJECT_VENV='$(BAKED_VENV)' TEMPLATE_VENV='$(abspath $(VENV))' '$(VENV)/bin/python' -m pytest $(PARALLEL) -m project
 
 lint: $(VENV)/installed
 	'$(VENV)/bin/python' -m ruff check .

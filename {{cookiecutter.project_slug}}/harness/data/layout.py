@@ -11,14 +11,14 @@ so that the order of training knows rows by their index, and a resumed run finds
 """
 
 import logging
-from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.data.best_fit import Stretch, pieces_of, placed
 from harness.data.numbers import Numbers
 from harness.errors import UserError
 
@@ -28,8 +28,6 @@ BUFFER = 1 << 16  # pieces that are placed together: more would waste less, and 
 
 Packing = bool | Literal["document", "best_fit"]
 APART = ("document", "best_fit")  # documents of a row do not see one another
-
-Stretch = tuple[int, int]
 
 
 class Waste(NamedTuple):
@@ -129,8 +127,8 @@ class BestFit:
         self.length = length
         sizes = np.diff(read_ends(ends), prepend=0)
         self.documents, self.cut = len(sizes), int((sizes > length).sum())
-        pieces = _pieces(read_ends(ends), length)
-        rows = [row for start in range(0, len(pieces), BUFFER) for row in _best_fit(pieces[start:][:BUFFER], length)]
+        pieces = pieces_of(read_ends(ends), length)
+        rows = [row for start in range(0, len(pieces), BUFFER) for row in placed(pieces[start:][:BUFFER], length)]
         # As arrays: millions of tuples would take ten times the memory, in each loader process.
         self.stretches = np.array([stretch for row in rows for stretch in row], dtype=np.int64).reshape(-1, 2)
         self.borders = np.cumsum([0, *map(len, rows)])
@@ -223,35 +221,3 @@ def refuse_unended(numbers: Numbers, split: str, end: int | None) -> None:
 def read_ends(file: Path) -> npt.NDArray[np.int64]:
     """Return where each document ends. Mapped anew each time: a mapping cannot be pickled to a spawned worker."""
     return np.memmap(file, dtype=np.int64, mode="r") if file.stat().st_size else np.zeros(0, np.int64)
-
-
-def _pieces(ends: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
-    """Return (start, end) of each document, of a longer one those of its rows and its rest."""
-    starts = np.concatenate(([0], ends[:-1])) if len(ends) else ends
-    counts = np.maximum(1, -(-(ends - starts - 1) // (length - 1)))  # rows that a document takes alone
-    nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    begin = np.repeat(starts, counts) + nth * (length - 1)
-    return np.stack((begin, np.minimum(begin + length, np.repeat(ends, counts))), axis=1)
-
-
-def _best_fit(pieces: npt.NDArray[np.int64], length: int) -> Iterator[list[Stretch]]:
-    rows: list[list[Stretch]] = []
-    with_room: dict[int, list[int]] = {}  # rows by how much still fits
-    rooms: list[int] = []  # the keys of it that have a row, ascending
-    for which in np.argsort(pieces[:, 0] - pieces[:, 1], kind="stable").tolist():
-        start, end = pieces[which].tolist()
-        place = bisect_left(rooms, end - start)
-        if place == len(rooms):
-            room, row = length, len(rows)
-            rows.append([])
-        else:
-            room = rooms[place]
-            row = with_room[room].pop()
-            if not with_room[room]:
-                rooms.pop(place)
-        rows[row].append((start, end))
-        if left := room - (end - start):
-            if not with_room.setdefault(left, []):
-                insort(rooms, left)
-            with_room[left].append(row)
-    yield from rows
