@@ -286,6 +286,12 @@ def test_validation_text_can_have_a_path_of_its_own(compose: Callable[..., DictC
         prepare_data(compose("data=stdlib", f"data.val_path='{folder}'"), 300)
 
 
+def test_a_run_validates_on_text_with_a_path_of_its_own(train: Callable[..., Path], tmp_path: Path) -> None:
+    held_out = texts(tmp_path / "val", "held out by hand " * 20)
+    folder = train(f"data.val_path='{held_out}'", "data.on_bad=skip", "trainer.max_steps=2")
+    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["result"]["val_loss"] > 0
+
+
 def test_the_tokenizer_learns_from_documents_chosen_by_text_alone() -> None:
     documents = [Document("", f"{number} " * (number % 7 + 1)).content for number in range(500)]
 

@@ -101,8 +101,8 @@ def build_sources(data: DictConfig) -> tuple[Source, Source | None]:
     return instantiate(data.source), None if validation is None else instantiate(validation)
 
 
-def validation_source(data: DictConfig) -> DictConfig | None:
-    """Return the config of the source for `data.val_path`: the same kind as that of training."""
+def validation_source(data: DictConfig) -> dict[str, Any] | None:
+    """Return the values of the source for `data.val_path`: the same kind as that of training."""
     if data.get("val_path") is None:
         return None
     if "path" not in data.source:
@@ -110,7 +110,8 @@ def validation_source(data: DictConfig) -> DictConfig | None:
             f"data={data.name} takes no path, so it has no data.val_path either.",
             cure="Hold out a share of the documents with data.val_fraction instead.",
         )
-    return OmegaConf.merge(data.source, {"path": data.val_path})  # type: ignore[return-value]
+    values: Any = OmegaConf.to_container(data.source, resolve=True)  # while ${data.on_bad} can be looked up
+    return {**values, "path": data.val_path}
 
 
 def build_data_module(data: DictConfig, kept: Collection[str]) -> Any:
