@@ -9,7 +9,7 @@ VENV := .venv
 BUILD := build
 DEMO := demo
 # A process for each core, up to four; each with one thread of its own. `make PARALLEL= test-harness` runs one by one.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 # What `make demo` adds to `python train.py`.
 TRAIN :=
 
