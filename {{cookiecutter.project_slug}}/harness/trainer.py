@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -29,7 +30,8 @@ from harness.console import quiet
 from harness.data.exact import ExactData
 from harness.distributed import cluster
 from harness.errors import Stopped, UserError, said_of
-from harness.hardware import Picks, native_precision, peak_memory, pick, world_size
+from harness.fastest import precisions
+from harness.hardware import Picks, peak_memory, pick, world_size
 from harness.module import GuardedModule
 from harness.nan.precision import FallbackPrecision
 from harness.run.facts import RunFacts
@@ -45,12 +47,17 @@ log = logging.getLogger(__name__)
 
 # Keys of conf/trainer/ that are not Lightning's.
 NOT_ARGUMENTS = ("mps_fix",)
+HOOKS_OF_A_STEP = (
+    "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
+    "on_before_optimizer_step", "on_train_batch_end",
+)  # fmt: skip
 HARMLESS = ("lightning.pytorch.callbacks.", "harness.callbacks.")
 
 
 @contextmanager
 def attempt(cfg: DictConfig) -> Iterator[Run]:
     """Open the run's folder, listen to signals, keep a log, seed everything; write down how the attempt ended."""
+    threads = torch.get_num_threads()
     with logs.recording(), listening():
         run = Run.open(cfg)
         try:
@@ -66,6 +73,9 @@ def attempt(cfg: DictConfig) -> Iterator[Run]:
         except BaseException as error:
             run.close("failed", error=f"{type(error).__name__}: {error}")
             raise
+        finally:
+            if threads != torch.get_num_threads():  # which `pick` may set
+                torch.set_num_threads(threads)
         run.close("finished")
 
 
@@ -149,7 +159,17 @@ def build_trainer(cfg: DictConfig, picks: Picks, run: Run, point: Checkpoint | N
     )
     refuse_what_cannot_be_sharded(trainer, module)
     count_from_one(trainer)
+    leave_out_empty_hooks(trainer.callbacks)  # type: ignore[attr-defined]  # set by Lightning
     return trainer
+
+
+def leave_out_empty_hooks(callbacks: Iterable[Callback]) -> None:
+    """Let Lightning pass over the hooks of a step that a callback does not have: it takes time for each, several for
+    each callback."""
+    for callback in callbacks:
+        for hook in HOOKS_OF_A_STEP:
+            if hook not in vars(callback) and getattr(type(callback), hook) is getattr(Callback, hook):
+                setattr(callback, hook, None)
 
 
 def _arguments(cfg: DictConfig, picks: Picks) -> dict[str, Any]:
@@ -164,7 +184,7 @@ def _arguments(cfg: DictConfig, picks: Picks) -> dict[str, Any]:
     arguments |= {"accelerator": picks.accelerator, "precision": picks.precision, "default_root_dir": cfg.run.dir}
     arguments["plugins"] = [*instantiate(arguments.get("plugins", []), _convert_="all"), *cluster()]
     if arguments["precision"] == "16-mixed":
-        arguments["plugins"].append(FallbackPrecision(picks.device, fallback=native_precision(picks.device)[0]))
+        arguments["plugins"].append(FallbackPrecision(picks.device, fallback=precisions(picks.device)[0]))
         del arguments["precision"]  # Lightning takes one or the other
     return arguments
 
