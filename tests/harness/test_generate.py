@@ -73,7 +73,7 @@ def test_an_answer_is_what_continues_the_template(train: Callable[..., Path]) ->
     trained = load(str(train(*CHAT, LONG, "trainer.max_steps=1", "data.batch_size=1")))
     talk = Talk(trained, **HOW)
     said = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert talk.text([{"role": "user", "content": "Hi"}], True) == said
+    assert talk.template.render([{"role": "user", "content": "Hi"}], asks=True) == said
     assert talk.ends == {trained.tokenizer.token_to_id(name) for name in ("<|im_end|>", "<|endoftext|>")}
     ids = trained.tokenizer.encode(said).ids
     tokens = list(sample(trained.model, ids, max_tokens=25, context=128, temperature=0))

@@ -1,5 +1,6 @@
 """Packing: documents of one window do not see one another, and nothing is lost without being said."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from omegaconf import DictConfig
 from harness.data import layout
 from harness.data.layout import Alone, Apart, BestFit, Windows
 from harness.errors import UserError
-from lm.batch import NO_LABEL
+from harness.sequences import refuse_leaks
+from lm.batch import NO_LABEL, logits_of
 from lm.data.datamodule import collate
 from lm.data.windows import Rows
 from lm.fit import build_data
-from lm.models.attention import refuse_leaks
 from lm.models.build import build_model, model_config
 from lm.module import loss_sums
 
@@ -146,12 +147,15 @@ class Sees(torch.nn.Module):
 
 
 def test_a_model_that_mixes_documents_is_refused(compose: Callable[..., DictConfig]) -> None:
+    def look(model: torch.nn.Module) -> None:
+        refuse_leaks(model, functools.partial(logits_of, model))
+
     for kernel in KERNELS:
-        refuse_leaks(small(compose, kernel))
+        look(small(compose, kernel))
     with pytest.raises(UserError, match="Sees does not keep the documents .*packing=true"):
-        refuse_leaks(Sees())
+        look(Sees())
     with pytest.raises(UserError, match="Embedding does not keep"):
-        refuse_leaks(torch.nn.Embedding(300, 4))
+        look(torch.nn.Embedding(300, 4))
 
 
 def test_flash_attention_is_refused_where_it_would_mix_documents(compose: Callable[..., DictConfig]) -> None:
