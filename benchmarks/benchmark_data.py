@@ -40,8 +40,10 @@ def measure(rounds: int = 1, *, short: bool = False) -> Outcome:
         ours, theirs = f"{name}, tokens alone", f"{name}, encode_batch"
         bars.append(Bar(f"tokenizing {name} to files, over encode_batch", ours, theirs, 1, "wall"))
         bars.append(Bar(f"preparing {name}, memory over {MOST_MEMORY} MB", name, MOST_MEMORY, 1, "megabytes"))
-    notes = ["A vocabulary of 8,192. A size alone is the whole process from text to data, its start of some seconds, "
-             "two passes over the text and learning the tokenizer included; the other two are timed inside."]  # fmt: skip
+    notes = [
+        "A vocabulary of 8,192. A size alone is the whole process from text to data, its start of some seconds, two "
+        "passes over the text and learning the tokenizer included; the other two are timed inside."
+    ]
     return Outcome(samples, bars, unit="s", rates=rates, rate_unit="MB/s", memory=True, notes=notes)
 
 

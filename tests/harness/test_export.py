@@ -217,3 +217,29 @@ def test_lm_eval_runs_on_it(tmp_path: Path, train) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     (scores,) = (tmp_path / "scores").rglob("results*.json")
     assert 0 <= json.loads(scores.read_text(encoding="utf-8"))["results"]["mine"]["acc,none"] <= 1
+
+
+def test_a_push_without_a_hub_is_one_sentence_and_what_is_written_stays(tmp_path: Path, train, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    run, out = train("trainer.max_steps=1"), tmp_path / "out"
+    with pytest.raises(UserError, match=r"out is written, and not pushed: .*refused.* hf upload me/mine "):
+        export(str(run), str(out), adapter=False, dtype="float32", push="me/mine")
+    assert AutoModelForCausalLM.from_pretrained(out)
+
+
+def test_a_push_makes_a_private_repository_and_puts_all_into_it(tmp_path: Path, train, monkeypatch, capsys) -> None:
+    asked: list[tuple[str, dict[str, object]]] = []
+
+    class Hub:
+        def create_repo(self, name: str, **how: object) -> None:
+            asked.append((name, how))
+
+        def upload_folder(self, *, folder_path: Path, repo_id: str) -> None:
+            asked.append((repo_id, {"files": {file.name for file in folder_path.iterdir()}}))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    export(str(train("trainer.max_steps=1")), str(tmp_path / "out"), adapter=False, dtype="float32", push="me/mine")
+    (made, how), (filled, what) = asked
+    assert made == filled == "me/mine" and how == {"private": True, "exist_ok": True}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= what["files"]
+    assert capsys.readouterr().out.endswith("Pushed to me/mine\n")

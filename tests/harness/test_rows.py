@@ -108,7 +108,7 @@ def test_each_bad_line_is_a_sentence_with_file_and_line_or_is_left_out_and_liste
     assert not caplog.text, "said once"
 
 
-GOOD = [f"a good row, number {number}" for number in range(40)]
+GOOD = [f"a good row with the number {number}" for number in range(40)]
 
 
 def an_unknown_role(folder: Path) -> tuple[type[Files], Path]:

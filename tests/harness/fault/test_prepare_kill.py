@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,26 @@ def test_killed_at_every_durable_step_in_turn_it_gives_the_same_files(corpus, co
     assert any(name.endswith("/train.loss_mask.bin") for name in prepared(tmp_path / "killed"))
     left = [path for path in (tmp_path / "killed").iterdir() if path.is_dir()]
     assert [path.name for path in left] == [done.stdout.splitlines()[0].rpartition("/")[2]]
+
+
+def test_what_is_not_learned_the_same_twice_is_kept_when_it_is_killed(corpus, command, tmp_path) -> None:
+    """A unigram tokenizer: once there is one, all else is made with it, and comes out the same."""
+    source = ("data.source._target_=slow_source.DeadlyText", f"data.path={corpus}", "data.val_fraction=0.2")
+    base = ("prepare", "model=tiny", "model.config.vocab_size=300", "data=text", *source, "data.tokenizer.kind=unigram")
+    learned: dict[str, str] = {}
+    for attempt in itertools.count(1, 4):
+        done = command(*base, f"data.prepared={tmp_path / 'killed'}", DIES_AT=str(attempt))
+        found = prepared(tmp_path / "killed")
+        assert learned.items() <= found.items(), "what is whole stays what it is"
+        learned = found
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    (kept,) = {name.partition("/")[0] for name in found} - {done.stdout.splitlines()[0].rpartition("/")[2]}
+    shutil.copytree(tmp_path / "killed" / kept, tmp_path / "straight" / kept)
+    straight = command(*base, f"data.prepared={tmp_path / 'straight'}")
+    assert straight.returncode == 0, straight.stderr
+    assert prepared(tmp_path / "straight") == found
 
 
 def test_killed_at_any_time_a_larger_preparation_gives_the_same_files(tmp_path) -> None:
