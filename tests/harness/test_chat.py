@@ -26,6 +26,7 @@ from lm.data.sources import Document
 from lm.data.tokenizer import TokenizerChoice, train_tokenizer
 
 rendered = Template(TEMPLATE.read_text(encoding="utf-8")).answered
+LONG = "model.config.max_position_embeddings=512"
 SHIPPED = PROJECT / "devtools" / "chat.jsonl"
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -164,6 +165,18 @@ def assert_made_by_hand(made: Prepared, by_hand: list[tuple[str, bool]], packing
     assert rows[0]["labels"].tolist() == [
         token if counts else NO_LABEL for token, counts in zip(ids, mask, strict=True)
     ]
+
+
+@pytest.mark.parametrize("record", [OPENAI, SHAREGPT], ids=["openai", "sharegpt"])
+def test_what_carries_loss_is_printed_as_it_was_marked_by_hand(
+    record: object, train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "talk.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    rows = ("data.packing=false", "data.val_fraction=0", "data.batch_size=1", LONG)
+    monkeypatch.setenv("COLUMNS", "2000")
+    train("data=chat", f"data.path='{tmp_path / 'talk.jsonl'}'", *rows, "debug.show_data=3")
+    assert "".join(f"«{text}»" if counts else text for text, counts in BY_HAND) in capsys.readouterr().out
+    assert not list(tmp_path.glob("runs/*/checkpoints/*")), "nothing is trained"
 
 
 # The template of a tokenizer of one's own, which like most published ones does not mark the assistant's turns.

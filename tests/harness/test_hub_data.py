@@ -8,6 +8,8 @@ import pytest
 from places import PROJECT
 from processes import Process, Started
 
+from harness.config.compose import compose
+from harness.data.material import build_sources
 from harness.data.tables import HfSource
 from harness.errors import UserError
 from lm.data.prepare import Recipe, prepare
@@ -82,6 +84,24 @@ def test_the_second_start_opens_no_socket(
     assert prepare(HfSource(NAME, config="short"), recipe, tmp_path / "p").folder == first
     assert "datasets" not in sys.modules
     assert HfSource(NAME, config="long").fingerprint() != HfSource(NAME, config="short").fingerprint()
+
+
+def test_wikitext_is_found_in_the_cache_by_its_configs(cache: Path) -> None:
+    snapshot = cache / "datasets--Salesforce--wikitext" / "snapshots" / COMMIT
+    configs = ("wikitext-103-raw-v1", "wikitext-2-raw-v1")
+    for name in configs:
+        (snapshot / name).mkdir(parents=True)
+        for split in ("train", "test"):
+            rows = {"text": [f" = {name} = ", f"an article to {split}"]}
+            datasets.Dataset.from_dict(rows).to_parquet(str(snapshot / name / f"{split}-00000-of-00001.parquet"))
+    files = "\n".join(f"- config_name: {n}\n  data_files:\n  - {{split: train, path: {n}/train-*}}" for n in configs)
+    (snapshot / "README.md").write_text(f"---\nconfigs:\n{files}\n---\n", encoding="utf-8")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(COMMIT, encoding="utf-8")
+    for overrides, name in (([], configs[1]), ([f"data.config={configs[0]}"], configs[0])):
+        source, _ = build_sources(compose(["data=wikitext", *overrides]).data)
+        source.check()
+        assert [document.text for document in source.documents()] == [f" = {name} = ", "an article to train"]
 
 
 # `python train.py` on a machine that cannot open a socket, nor ask for a name.
