@@ -149,8 +149,9 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_the_conversation(talker: Path) -> Non
 
 # The real command, with a model that takes its time.
 SLOW = """
-import runpy, sys, time
+import runpy, signal, sys, time
 import lm.inference.chat as chat
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background has it ignored
 def reply(self, messages):
     for number in range(10_000):
         time.sleep(0.05)

@@ -111,6 +111,25 @@ def test_a_changed_token_of_one_document_leaves_the_other_as_it_was(
     assert not torch.equal(*leaky), "the test would not notice a leak"
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what transformers and torch call for it
+@pytest.mark.parametrize("shape", SHAPES)
+def test_flex_attention_keeps_documents_apart_too(compose: Callable[..., DictConfig], ends, shape: str) -> None:
+    """Forward: its backward pass is for GPUs alone."""
+    model, sizes = small(compose, "flex_attention", shape), [20, 17, 16, 5]
+    row = rows(ends(sizes), sizes, BestFit(ends(sizes), 64))[0]
+    a, b, *_ = BestFit(ends(sizes), 64)[0]
+    where = slice(a[1] - a[0], a[1] - a[0] + b[1] - b[0])
+    changed = {name: tensor.clone() for name, tensor in row.items()}
+    changed["input_ids"][7] += 1
+    with torch.no_grad():
+        for kept in (True, False):
+            first, second = (logits_of(model, collate([batch], 2))[0, where] for batch in (row, changed))
+            assert torch.equal(first, second) is kept, "or the test would not notice a leak"
+            for batch in (row, changed):
+                batch.pop("position_ids", None)
+
+
 def small(compose: Callable[..., DictConfig], kernel: str, shape: str = SHAPES[0]):
     torch.manual_seed(0)
     cfg = compose(f"model.config._target_={shape}", "model.config.max_position_embeddings=64")
