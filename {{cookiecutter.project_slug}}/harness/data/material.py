@@ -13,12 +13,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from harness.data.documents import Document, Source
-from harness.data.split import Survey, as_limit, chosen, refuse_empty, survey
+from harness.data.split import Survey, as_limit, chosen, held_out, refuse_empty, survey
 from harness.errors import UserError
 
 log = logging.getLogger(__name__)
 
-CONTENT = attrgetter("content")  # of a document: its text as bytes
+CONTENT, KEY = attrgetter("content"), attrgetter("key")  # of a document: its text as bytes, and what splits it
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,13 @@ class Material:
     def documents(self) -> Iterator[tuple[str, Document]]:
         """Yield all documents in their order, each with its split."""
         val_fraction = self.val_fraction if self.validation is None else 0.0
-        yield from chosen(self.source.documents(), CONTENT, self.seed, val_fraction, as_limit(self.limit))
+        for split, document in chosen(self.source.documents(), KEY, self.seed, val_fraction, as_limit(self.limit)):
+            sides = {held_out(medium.data, self.seed, val_fraction) for medium in document.media}
+            if len(sides) < 2:
+                yield split, document
+            else:
+                left_out: Any = self.source  # one that reads media knows what is left out
+                left_out.on_skip(document.name, "has media of both sides of the split")
         if self.validation is not None:
             yield from (("val", document) for document in self.validation.documents())
 
@@ -98,7 +104,12 @@ def build_sources(data: DictConfig) -> tuple[Source, Source | None]:
     if "source" not in data:
         raise UserError(f"data={data.name} has no documents of its own.", cure="Name one of its sets: data=…")
     validation = validation_source(data)
-    return instantiate(data.source), None if validation is None else instantiate(validation)
+    return instantiate(training_source(data)), None if validation is None else instantiate(validation)
+
+
+def training_source(data: DictConfig) -> DictConfig:
+    """Return the config of the source of a config's `data`."""
+    return _through(data, data.source)
 
 
 def validation_source(data: DictConfig) -> DictConfig | None:
@@ -110,7 +121,14 @@ def validation_source(data: DictConfig) -> DictConfig | None:
             f"data={data.name} takes no path, so it has no data.val_path either.",
             cure="Hold out a share of the documents with data.val_fraction instead.",
         )
-    return OmegaConf.merge(data.source, {"path": data.val_path})  # type: ignore[return-value]
+    return _through(data, OmegaConf.merge(data.source, {"path": data.val_path}))  # type: ignore[arg-type]
+
+
+def _through(data: DictConfig, source: DictConfig) -> DictConfig:
+    """Return the config of what `source` goes through: a source that has it as its own `source`."""
+    if data.get("through") is None:
+        return source
+    return OmegaConf.merge(data.through, {"source": source})  # type: ignore[return-value]
 
 
 def build_data_module(data: DictConfig, kept: Collection[str]) -> Any:
@@ -118,6 +136,8 @@ def build_data_module(data: DictConfig, kept: Collection[str]) -> Any:
     the source of its `val_path`."""
     values: Any = OmegaConf.to_container(data, resolve=True)  # while ${data.path} can be looked up
     arguments = {key: value for key, value in values.items() if key not in kept}
+    if data.get("through") is not None:
+        arguments["source"] = training_source(data)
     if (validation := validation_source(data)) is not None:
         arguments["validation"] = validation
     return instantiate(arguments, _convert_="all")

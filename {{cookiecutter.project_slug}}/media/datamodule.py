@@ -1,0 +1,111 @@
+"""The data of a language model with encoders in front: documents and their media prepared once, seen as rows."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from harness.batch import Batch
+from harness.errors import UserError
+from harness.run import artifact
+from lm.data.datamodule import LmData, collate
+from lm.data.prepare import Prepared
+from media.encoders import plan
+from media.facts import said
+from media.rows import MediaRows, Slots
+from media.source import WithMedia
+
+log = logging.getLogger(__name__)
+
+
+class MediaData(LmData):
+    """Batches as media/__init__.py describes them, from a source with media.
+
+    encoders: {kind: …}, as in conf/encoders/; `slots` of each is how many media of a kind a row has room for, and null
+    as many as its tokens have. Documents are never cut: `packing` puts whole ones into a row (true; document keeps them
+    from seeing one another there), or gives each a row (false). The rest is as for text.
+    """
+
+    source: WithMedia  # type: ignore[assignment]
+    train_set: MediaRows
+    val_set: MediaRows | None
+
+    def __init__(self, source: WithMedia, *, encoders: Mapping[str, Any], **arguments: Any) -> None:
+        super().__init__(source, **arguments)
+        self.encoders = encoders
+        if self.packing == "best_fit":
+            raise UserError(
+                "data.packing=best_fit places text alone: a row with media has slots besides.",
+                cure="Take data.packing=document, which keeps the documents of a row apart, too.",
+            )
+
+    def connect(self, **known: Any) -> None:  # type: ignore[override]
+        before = artifact.seconds_making
+        super().connect(**known)
+        if artifact.seconds_making > before:
+            for sentence in said(self.prepared.folder, self.source.processors):
+                log.info("%s", sentence)
+
+    def open(self, prepared: Prepared, context: int) -> None:
+        self.take(prepared, context)
+        self.slots = {
+            kind: Slots(int(how.get("slots") or max(1, context // outputs)), outputs, self.source.processors[kind])
+            for kind, how in self.source.encoders.items()
+            for outputs in [plan(kind, how).outputs]
+        }
+        self.train_set = self.rows("train")
+        self.val_set = self.rows("val") if prepared.meta["val"]["tokens"] else None
+
+    def rows(self, split: str, *, packed: bool | None = None) -> MediaRows:
+        """Return a split as rows; `packed` false gives each document its own, whatever `packing` says. Raises UserError
+        for a document that no row can hold, unless such are left out."""
+        packed = bool(self.packing) if packed is None else packed
+        apart = self.packing == "document"
+        rows = MediaRows(self.prepared, split, self.context, self.slots, packed=packed, apart=apart)
+        if count := len(rows.left_out):
+            first = int(rows.left_out[0])
+            media = (
+                f"{own.counts[first]} of {rows.stored[kind].slots.count} {kind} slots"
+                for kind, own in rows.stored.items()
+            )
+            why = f"{rows.name(first)} needs {rows.lengths[first]} of {self.context} tokens and {' and '.join(media)}"
+            if getattr(self.source.source, "on_bad", None) != "skip":
+                raise UserError(
+                    f"{count:,} of {len(rows.lengths):,} documents do not fit into a row: {why}.",
+                    cure="Raise model.config.max_position_embeddings, encoders.KIND.slots or .stack, or leave such "
+                    "documents out with data.on_bad=skip.",
+                )
+            log.warning(
+                "%s: %s of %s documents do not fit into a row and are left out: %s.",
+                split,
+                f"{count:,}",
+                f"{len(rows.lengths):,}",
+                why,
+            )
+        return rows
+
+    def held_out(self, kind: str) -> Iterator[dict[str, Tensor]]:
+        """Yield each held-out document that has media of a kind as a row by itself, in their order."""
+        rows = self.rows("val", packed=False) if self.val_set is not None else None
+        for index in range(len(rows) if rows is not None else 0):
+            if rows is not None and rows.stored[kind].counts[rows.kept[index]]:
+                yield rows[index]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The prepared folder, its numbers, and what decides the rows that the cursor counts."""
+        slots = {kind: {"count": own.count, "outputs": own.outputs} for kind, own in self.slots.items()}
+        plan = {"context": self.context, "packing": self.packing, **slots}
+        return {
+            **super().described,
+            "fingerprint": artifact.fingerprint([self.prepared.folder.name, plan]),
+            "rows": plan,
+        }
+
+    def collate(self, rows: list[dict[str, Tensor]]) -> Batch:
+        """Stack rows; those that a last batch lacks take no output of any slot."""
+        batch = collate(rows, self.batch_size)
+        for kind in self.slots:
+            batch[f"{kind}_at"][len(rows) :] = -1
+        return batch

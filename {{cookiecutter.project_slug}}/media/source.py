@@ -1,0 +1,172 @@
+"""Documents with media in front of any source: one placeholder token a medium, and what the encoder is given of it.
+
+    train.documents.jsonl   a line for each document: its name, and of each medium what its file had and what was
+                            changed
+    train.image.bin         what the encoder is given, one after the other
+    train.image.sizes.bin   of each: the bytes in image.bin, and how much of it is heard, as int64
+    train.image.counts.bin  of each document: how many it has, as uint16
+    train.skipped.jsonl     what was left out with on_bad=skip
+
+and the same for audio and val. Tokens, ends and loss masks are those of any text: harness/data/numbers.py.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from harness.data.documents import MARK, Document, Medium, Source
+from harness.data.numbers import Row
+from harness.errors import UserError
+from media.kinds import KINDS, NAMES, PLACEHOLDERS
+
+FORMAT = 1
+SPELLED = re.compile("({})".format("|".join(map(re.escape, PLACEHOLDERS.values()))))
+
+
+class WithMedia:
+    """The documents of `source`, with their media as `encoders` are given them.
+
+    on_mismatch: a picture of another size or colours and a sound of another rate are converted and counted (convert),
+    or stop the preparation (error).
+    """
+
+    def __init__(self, source: Source, encoders: Mapping[str, Any] | None, on_mismatch: str = "convert") -> None:
+        if on_mismatch not in ("convert", "error"):
+            raise UserError(f"data.on_mismatch={on_mismatch} is neither convert nor error.")
+        self.source: Any = source
+        self.encoders = {kind: encoders[kind] for kind in KINDS if encoders and encoders.get(kind)}
+        self.on_mismatch = on_mismatch
+
+    @cached_property
+    def processors(self) -> dict[str, Any]:
+        from media.processors import processors  # transformers and torch take seconds, and `check` is asked before
+
+        return processors(self.encoders)
+
+    @property
+    def special_tokens(self) -> list[str]:
+        return [*getattr(self.source, "special_tokens", ()), *(PLACEHOLDERS[kind] for kind in self.encoders)]
+
+    @property
+    def chat_template(self) -> str:  # this and the next two are there where the source has them
+        return str(self.source.chat_template)
+
+    @property
+    def size(self) -> int:
+        return int(self.source.size)
+
+    @property
+    def on_skip(self) -> Callable[[str, str], None]:
+        return self.source.on_skip  # type: ignore[no-any-return]
+
+    @on_skip.setter
+    def on_skip(self, listener: Callable[[str, str], None]) -> None:
+        self.source.on_skip = listener
+
+    def check(self) -> None:
+        """Raise UserError for media without an encoder and for an encoder without media, where the source knows."""
+        self.source.check()
+        kinds = getattr(self.source, "kinds", None)
+        for kind in KINDS if kinds is not None else ():
+            if kind in kinds and kind not in self.encoders:
+                raise _no_encoder(kind)
+            if kind in self.encoders and kind not in kinds:
+                raise UserError(
+                    f"There is an encoder of {NAMES[kind][1]} (encoders.{kind}), and the data have none.",
+                    cure=f"Take it out with '~encoders.{kind}', or name data that have some.",
+                )
+
+    def fingerprint(self) -> str:
+        """Return what decides the files: the documents, and what each processor makes of media."""
+        made = {kind: processor.fingerprint for kind, processor in self.processors.items()}
+        content = [FORMAT, self.source.fingerprint(), made, self.on_mismatch == "error"]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def documents(self) -> Iterator[Document]:
+        for document in self.source.documents():
+            for medium in document.media:
+                if medium.kind not in self.encoders:
+                    raise _no_encoder(medium.kind, document.name)
+            yield document
+
+    def encode(self, tokenizer: Tokenizer, end: int, batch: list[tuple[str, Document]]) -> list[Row]:
+        """Return the tokens of each document with one placeholder a medium, and the bytes of its media. The loss counts
+        no placeholder, and the end where it counts what comes before."""
+        literal = Tokenizer.from_str(tokenizer.to_str())
+        literal.encode_special_tokens = True
+        return [self._row(tokenizer, literal, end, split, document) for split, document in batch]
+
+    def _row(self, tokenizer: Tokenizer, literal: Tokenizer, end: int, split: str, document: Document) -> Row:
+        size = len(document.content)
+        try:
+            more = self._files(document)
+        except ValueError as error:
+            if getattr(self.source, "on_bad", None) != "skip":
+                cure = "Mend or remove it, or leave such documents out with data.on_bad=skip."
+                raise UserError(f"{document.name}: {error}.", cure=cure) from error
+            return Row(split, [], None, size, 0, {"skipped.jsonl": _line({"where": document.name, "why": str(error)})})
+        ids: list[int] = []
+        mask: list[bool] = []
+        counted = 0
+        waiting = iter(document.media)
+        for text, counts in document.parts():
+            for number, piece in enumerate(text.split(MARK) if document.media else [text]):
+                if number:
+                    ids.append(tokenizer.token_to_id(PLACEHOLDERS[next(waiting).kind]))
+                    mask.append(False)
+                tokens = _tokens(tokenizer, literal, piece)
+                ids += tokens
+                mask += [counts] * len(tokens)
+                counted += counts * len(piece.encode())
+        spans = document.loss_spans
+        ends = spans is None or bool(spans) and spans[-1][1] == len(document.text)
+        whole = spans is None and not document.media
+        return Row(split, [*ids, end], None if whole else [*mask, ends], size, counted, more)
+
+    def _files(self, document: Document) -> dict[str, bytes]:
+        """Return what is appended for a document. Raises ValueError, with what is wrong with a medium."""
+        if document.media and document.text.count(MARK) != len(document.media):
+            raise ValueError(f"has {len(document.media)} media and {document.text.count(MARK)} places for them")
+        made = [self._made(medium) for medium in document.media]
+        files = {"documents.jsonl": _line({"name": document.name, "media": [facts for _, _, facts in made]})}
+        for kind in self.encoders:
+            own = [(stored.tobytes(), heard) for stored, heard, facts in made if facts["kind"] == kind]
+            files[f"{kind}.bin"] = b"".join(content for content, _ in own)
+            files[f"{kind}.sizes.bin"] = np.array([(len(content), heard) for content, heard in own], np.int64).tobytes()
+            files[f"{kind}.counts.bin"] = np.uint16(len(own)).tobytes()
+        return files
+
+    def _made(self, medium: Medium) -> tuple[Any, int, dict[str, Any]]:
+        try:
+            stored, heard, facts = self.processors[medium.kind](medium.data)
+        except ValueError as error:
+            raise ValueError(f"{medium.name} {error}") from error
+        if facts["changes"] and self.on_mismatch == "error":
+            raise UserError(
+                f"{medium.name} is not as its encoder takes it: another {' and '.join(facts['changes'])}.",
+                cure="Convert your files, or let them be converted and counted: data.on_mismatch=convert.",
+            )
+        return stored, heard, {"kind": medium.kind, "name": medium.name, **facts}
+
+
+def _tokens(tokenizer: Tokenizer, literal: Tokenizer, text: str) -> list[int]:
+    """Return the tokens of a text; what only spells a placeholder stays text."""
+    ids: list[int] = []
+    for number, piece in enumerate(SPELLED.split(text)):
+        ids += (literal if number % 2 else tokenizer).encode(piece, add_special_tokens=False).ids
+    return ids
+
+
+def _no_encoder(kind: str, where: str = "") -> UserError:
+    said = f"{where} has a {NAMES[kind][0]}" if where else f"The data have {NAMES[kind][1]}"
+    return UserError(f"{said}, and no encoder takes it.", cure=f"Add one: encoders={kind}, or encoders=tiny to try.")
+
+
+def _line(facts: dict[str, Any]) -> bytes:
+    return (json.dumps(facts, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
