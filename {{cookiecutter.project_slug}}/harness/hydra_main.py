@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 # By name: they stand above, and only a multirun or a plan needs them.
 LAUNCH, FINISHED = "harness.launch.sweep:run", "harness.launch.status:finished"
 PLAN, PLAN_SWEEP = "harness.plan.command:run", "harness.plan.command:sweep"
-USUAL = ("harness.", "lm.", "lightning.pytorch.loggers.TensorBoardLogger")
+USUAL = ("harness.", "lm.", "media.", "lightning.pytorch.loggers.TensorBoardLogger")
 LIGHTNINGS = ("trainer", "callbacks", "logger")
 LOOKED_AT = ("data", "model")  # jobs that have these in common name the same files, and listing files takes time
 

@@ -14,7 +14,7 @@ from transformers import AutoFeatureExtractor, AutoImageProcessor, SiglipImagePr
 
 from harness.errors import UserError, said_of
 from media import decode
-from media.encoders import Plan, plan
+from media.encoders import Plan, plans
 
 Array = npt.NDArray[Any]
 
@@ -107,7 +107,7 @@ class Sounds:
 def processors(encoders: Mapping[str, Any]) -> dict[str, Any]:
     """Return the processor of each encoder by its kind."""
     made = {"image": image_processor, "audio": feature_extractor}
-    return {kind: made[kind](how, plan(kind, how)) for kind, how in encoders.items() if how}
+    return {kind: made[kind](encoders[kind], planned) for kind, planned in plans(encoders).items()}
 
 
 def image_processor(how: Mapping[str, Any], planned: Plan) -> Pictures:

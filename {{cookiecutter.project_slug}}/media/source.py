@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from hydra.utils import instantiate
 from tokenizers import Tokenizer
 
 from harness.data.documents import MARK, Document, Medium, Source
@@ -36,10 +37,13 @@ class WithMedia:
     or stop the preparation (error).
     """
 
-    def __init__(self, source: Source, encoders: Mapping[str, Any] | None, on_mismatch: str = "convert") -> None:
+    def __init__(
+        self, source: Source | Mapping[str, Any], encoders: Mapping[str, Any] | None, on_mismatch: str = "convert"
+    ) -> None:
         if on_mismatch not in ("convert", "error"):
             raise UserError(f"data.on_mismatch={on_mismatch} is neither convert nor error.")
-        self.source: Any = source
+        # A config, so that Hydra builds no encoder's config, and imports no transformers, on the way.
+        self.source: Any = instantiate(source) if isinstance(source, Mapping) else source
         self.encoders = {kind: encoders[kind] for kind in KINDS if encoders and encoders.get(kind)}
         self.on_mismatch = on_mismatch
 

@@ -8,9 +8,10 @@ from harness.config.kinds import Above0, Count, Section, Share, Text, extra, key
 
 
 class Documents(Section):
-    kept: ClassVar[frozenset[str]] = frozenset(
-        "name path val_path column config split dtype on_bad on_mismatch through global_batch".split()
-    )
+    kept: ClassVar[frozenset[str]] = frozenset({
+        "name", "path", "val_path", "column", "config", "split", "dtype", "on_bad", "on_mismatch", "through",
+        "global_batch",
+    })  # fmt: skip
     name: Text = key("the second part of the run's name")
     source: dict[Any, Any] = extra("where documents come from: a class with `check`, `fingerprint` and `documents`")
     through: dict[Any, Any] | None = extra("a class that is given the source and is a source itself")

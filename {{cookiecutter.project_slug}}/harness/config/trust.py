@@ -27,6 +27,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 ALLOWED = re.compile(
     r"transformers\.[A-Z]\w*Config"
     r"|transformers\.models\.\w+\.configuration_\w+\.[A-Z]\w*Config"
+    r"|transformers\.[A-Z]\w*(ImageProcessorPil|FeatureExtractor)"
     r"|transformers\.(optimization\.)?get_\w*schedule\w*"
     r"|torch\.nn\.(modules\.\w+\.)?[A-Z]\w*"
     r"|torch\.optim\.(\w+\.)?[A-Z]\w*"
@@ -39,7 +40,7 @@ ALLOWED = re.compile(
 # Where this project keeps what a config may name. Not here: what writes files, starts processes or reads a run.
 OWN_PLACES = (
     "lm.data.*", "lm.models.*", "lm.optim.*", "lm.callbacks.*", "lm.inference.choices.*", "lm.inference.samples.*",
-    "lm.module.*",
+    "lm.module.*", "media.*",
     "harness.callbacks.*", "harness.data.*", "harness.sharding.ShardedStrategy",
 )  # fmt: skip
 OWN_FUNCTIONS = ("lm.optim.*",)  # elsewhere a function may do anything; a class is built
@@ -151,6 +152,6 @@ def _defined_in(module: str) -> tuple[frozenset[str], frozenset[str], dict[str, 
             alias.asname or alias.name: f"{node.module}.{alias.name}"
             for node in imports
             for alias in node.names
-            if str(node.module).startswith(("lm.", "harness."))
+            if str(node.module).startswith(("lm.", "media.", "harness."))
         },
     )

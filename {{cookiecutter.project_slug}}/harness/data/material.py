@@ -128,7 +128,8 @@ def _through(data: DictConfig, source: DictConfig) -> DictConfig:
     """Return the config of what `source` goes through: a source that has it as its own `source`."""
     if data.get("through") is None:
         return source
-    return OmegaConf.merge(data.through, {"source": source})  # type: ignore[return-value]
+    through, inner = (OmegaConf.to_container(part, resolve=True) for part in (data.through, source))
+    return OmegaConf.create({**through, "source": inner})  # type: ignore[dict-item]
 
 
 def build_data_module(data: DictConfig, kept: Collection[str]) -> Any:
