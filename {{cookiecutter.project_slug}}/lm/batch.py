@@ -4,8 +4,8 @@
     labels     (B, T) int64  the same tokens where the loss counts them, else NO_LABEL; the loss shifts them
     more keys                go to the model as they are (attention_mask, position_ids, pixel_values, …), row first
 
-B rows, T positions, V vocabulary. The loader makes batches, `model_inputs` hands them to the model, and what the
-harness wants to know of them (how large, what is in them, how to show one) is `TokenBatch`.
+B rows, T positions, V vocabulary. The loader makes batches, `logits_of` (module.py) hands them to the model, and
+what the harness wants to know of them (how large, what is in them, how to show one) is `TokenBatch`.
 """
 
 from typing import Any, NoReturn
@@ -16,12 +16,7 @@ from harness.batch import Batch
 from harness.errors import UserError
 from harness.sequences import NO_LABEL, SequenceBatch
 
-__all__ = ["NO_LABEL", "TokenBatch", "model_inputs"]
-
-
-def model_inputs(batch: Batch) -> dict[str, Any]:
-    """Return the arguments of the model's forward pass: all keys but the labels, whose loss is ours."""
-    return {name: value for name, value in batch.items() if name != "labels"}
+__all__ = ["NO_LABEL", "TokenBatch"]
 
 
 class TokenBatch(SequenceBatch):

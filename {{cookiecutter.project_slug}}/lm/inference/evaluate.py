@@ -13,14 +13,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
 
 from harness.console import watched
 from harness.data.choices import read_questions
 from harness.data.layout import Sliding
 from harness.errors import UserError
 from harness.report.score import Measured, of_all, show
-from lm.batch import model_inputs
 from lm.data.datamodule import collate, windows
 from lm.data.prepare import Prepared, encode_only
 from lm.data.sets import prepare_all
@@ -29,7 +27,7 @@ from lm.data.windows import Rows
 from lm.inference.choices import answered
 from lm.inference.load import Trained, device_of, load
 from lm.models.build import model_config, vocabulary_size
-from lm.module import loss_sums
+from lm.module import logits_of, loss_sums
 
 
 def evaluate(
@@ -73,7 +71,7 @@ def evaluate(
 
 def answer(trained: Trained, path: str, as_json: bool) -> None:
     questions = read_questions(Path(path))
-    forward = functools.partial(logits, trained)
+    forward = functools.partial(logits_of, trained.model)
     found = answered(forward, trained.tokenizer, questions, device_of(trained.model), context=trained.context)
     result = {"run": trained.folder.as_posix(), "step": trained.step, "data": path, **found._asdict()}
     print(json.dumps(result) if as_json else "{run} at step {step}, on {data}:\n  {}".format(found, **result))
@@ -134,15 +132,7 @@ def score(trained: Trained, prepared: Prepared, stride: int | None = None, batch
     nats, tokens = 0.0, 0
     for batch in watched(loader, len(loader), "batches"):
         batch = {name: tensor.to(trained.device) for name, tensor in batch.items()}
-        total, valid = loss_sums(logits(trained, batch), batch["labels"])
+        total, valid = loss_sums(logits_of(trained.model, batch), batch["labels"])
         nats += total.item()
         tokens += int(valid.item())
     return nats, tokens
-
-
-def logits(trained: Trained, batch: dict[str, Tensor]) -> Tensor:
-    """Return the logits (B, T, V) of a batch."""
-    options = {"use_cache": False} if isinstance(trained.model, PreTrainedModel) else {}
-    output = trained.model(**model_inputs(batch), **options)
-    found: Tensor = output if isinstance(output, Tensor) else output.logits
-    return found
