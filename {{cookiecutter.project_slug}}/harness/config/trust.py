@@ -19,6 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from harness.config.identity import resolved
 from harness.config.secrets import names_secret
 from harness.errors import UserError
 
@@ -61,11 +62,12 @@ def refuse_untrusted(cfg: DictConfig, parts: Iterable[str], *, trusted: Iterable
 
     `trusted` are names that the user has typed: a target, or a beginning of targets (`my_module`), or a key.
     """
-    raw = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(raw, dict)
-    doubts = [doubt for part in parts for doubt in _doubts(_at(raw, part), part)]
+    # As it is written, for what would be looked up; as it is built, for what `${key}` takes from elsewhere.
+    forms = OmegaConf.to_container(cfg, resolve=False), resolved(cfg)
+    doubts = [doubt for part in parts for form in forms for doubt in _doubts(_at(form, part), part)]
     left = [(key, what, name) for key, what, name in doubts if not _is_trusted(key, name, trusted)]
     if left:
+        left = list(dict.fromkeys(left))
         names = " ".join(dict.fromkeys(f"--trust {name}" for _, _, name in left))
         raise UserError(
             f"{where or 'This run'} may have been made by somebody else, and its config.yaml would run code here:\n  "
