@@ -32,7 +32,7 @@ class Shown(nn.Module):
         if not known:  # media stand in the prompt alone, which is read first
             length, device = input_ids.shape[1], input_ids.device
             for kind, media in self.media.items():
-                at = F.pad(self.at[kind][:, :length], (0, max(0, length - self.at[kind].shape[1])), value=-1)
+                at = F.pad(self.at[kind], (0, max(0, length - self.at[kind].shape[1])), value=-1)[:, :length]
                 inputs |= {kind: media.to(device), f"{kind}_at": at.to(device)}
         output = self.model(**inputs)
         self.read, self.cache = input_ids, output.past_key_values
