@@ -114,12 +114,15 @@ def _any_format(data: bytes) -> tuple[Samples, int]:
 
 
 def _lost(data: bytes) -> bool:
-    """Say whether a WAV ends before its samples, or an OGG before its last page: their readers go on in silence."""
+    """Say whether a WAV or AIFF ends before its samples, or an OGG before its last page: who reads them would go on in
+    silence."""
     if data[:4] == b"OggS":
         last = data.rfind(b"OggS")
         segments = data[last + 27 : last + 27 + data[last + 26]] if len(data) > last + 27 else b""
         whole = len(data) >= last + 27 + len(segments) + sum(segments)
         return not (segments and whole and data[last + 5] & 4)
+    if data[:4] == b"FORM":
+        return 8 + int.from_bytes(data[4:8], "big") > len(data)
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return False
     place = 12

@@ -86,7 +86,8 @@ class Sounds:
         samples, rate, changes = decode.sound(data)
         facts = {"rate": rate, "seconds": round(len(samples) / rate, 3), "changes": changes}
         if len(samples) > self.whole * self.hop * rate / self.rate:
-            raise ValueError(f"has {len(samples) / rate:.2f} s: the encoder hears {self.seconds:g} s")
+            hears = f"the encoder hears {self.seconds:g} (encoders.audio.seconds)"
+            raise ValueError(f"has {len(samples) / rate:.2f} s, and {hears}")
         if rate != self.rate:
             samples = decode.resampled(samples, rate, self.rate)[: self.whole * self.hop]
             changes.append("rate")

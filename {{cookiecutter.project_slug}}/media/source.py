@@ -25,6 +25,7 @@ from harness.data.documents import MARK, Document, Medium, Source
 from harness.data.numbers import Row
 from harness.errors import UserError
 from media.kinds import KINDS, NAMES, PLACEHOLDERS
+from media.readers import with_media
 
 FORMAT = 1
 SPELLED = re.compile("({})".format("|".join(map(re.escape, PLACEHOLDERS.values()))))
@@ -43,7 +44,7 @@ class WithMedia:
         if on_mismatch not in ("convert", "error"):
             raise UserError(f"data.on_mismatch={on_mismatch} is neither convert nor error.")
         # A config, so that Hydra builds no encoder's config, and imports no transformers, on the way.
-        self.source: Any = instantiate(source) if isinstance(source, Mapping) else source
+        self.source: Any = with_media(instantiate(source) if isinstance(source, Mapping) else source)
         self.encoders = {kind: encoders[kind] for kind in KINDS if encoders and encoders.get(kind)}
         self.on_mismatch = on_mismatch
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from harness.data.documents import MARK, Document, Medium
 from harness.errors import UserError
+from media.kinds import NAMES
 
 COLOURS = {
     "red": (220, 40, 40), "green": (40, 160, 60), "blue": (40, 70, 220),
@@ -99,4 +100,4 @@ class Both(Toy):
 
 
 def _answered(kind: str, name: str, data: bytes, words: list[str]) -> Document:
-    return Document(name, MARK + " ".join(words), media=(Medium(kind, data, name),))
+    return Document(name, MARK + " ".join(words), media=(Medium(kind, data, f"its {NAMES[kind][0]}"),))
