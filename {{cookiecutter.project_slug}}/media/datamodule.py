@@ -1,9 +1,11 @@
 """The data of a language model with encoders in front: documents and their media prepared once, seen as rows."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from harness.batch import Batch
@@ -11,8 +13,10 @@ from harness.errors import UserError
 from harness.run import artifact
 from lm.data.datamodule import LmData, collate
 from lm.data.prepare import Prepared
+from lm.data.show import pieces_of
 from media.encoders import plan
 from media.facts import said
+from media.kinds import NAMES
 from media.rows import MediaRows, Slots
 from media.source import WithMedia
 
@@ -91,6 +95,19 @@ class MediaData(LmData):
         for index in range(len(rows) if rows is not None else 0):
             if rows is not None and rows.stored[kind].counts[rows.kept[index]]:
                 yield rows[index]
+
+    def pieces_of(self, tokenizer: Tokenizer, row: Batch) -> tuple[list[tuple[str, bool, str]], str]:
+        """Show a medium as one mark with its tokens."""
+        pieces, end = pieces_of(tokenizer, row)
+        shown: list[Any] = [*pieces]
+        for kind, own in self.slots.items():
+            slots = (row[f"{kind}_at"] // own.outputs).tolist()  # -1 where there is no medium
+            for slot, count in sorted(Counter(slots).items()):
+                if slot >= 0:
+                    first = slots.index(slot)
+                    mark = f"[{NAMES[kind][0]}: {count} tokens]", False, ""
+                    shown[first : first + count] = [mark, *[None] * (count - 1)]
+        return [piece for piece in shown if piece], end
 
     @property
     def described(self) -> dict[str, Any]:
