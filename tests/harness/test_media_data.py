@@ -26,6 +26,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
+from devtools import check_data
 from harness.data.documents import MARK, Document, Medium
 from harness.data.sources import TextSource
 from harness.data.tables import HfSource
@@ -36,7 +37,7 @@ from media import decode
 from media.captions import CaptionSource
 from media.datamodule import MediaData
 from media.encoders import plan
-from media.facts import said
+from media.facts import read, said
 from media.processors import Pictures, Sounds, processors
 from media.source import WithMedia
 from media.toys import Both, Colours, Notes
@@ -160,13 +161,31 @@ def test_each_kind_of_change_is_a_sentence_with_a_count(tmp_path: Path) -> None:
         "g.wav": recorded("WAV", tone(16_000), 16_000),
     }  # fmt: skip
     data = made(CaptionSource(str(captions(tmp_path, files))), tmp_path)
-    assert sorted(said(data.prepared.folder, data.source.processors)) == [
+    assert sorted(said(read(data.prepared.folder), data.source.processors)) == [
         "1 of 3 sounds had several channels, which were mixed into one.",
         "2 of 3 sounds had another rate, 8,000 Hz to 48,000 Hz, and were resampled to 16,000 Hz.",
         "3 of 4 pictures had another size, 40x24 to 600x400, and were made 32x32.",
     ]
     with pytest.raises(UserError, match=r"a\.png is not as its encoder takes it.*another size.*on_mismatch=convert"):
         made(CaptionSource(str(tmp_path)), tmp_path, on_mismatch="error")
+
+
+def test_check_data_tells_sizes_rates_lengths_conversions_and_what_is_filled(tmp_path: Path) -> None:
+    files = {name: content for name, (content, *_) in (*pictures().items(), *sounds().items())}
+    path = captions(tmp_path, files | {name: content for name, (content, _) in broken().items()})
+    typed = ["model=tiny", "data=captions", f"data.path='{path}'", "data.on_bad=skip", "encoders=tiny"]
+    findings = list(check_data.findings([*typed, "data.val_fraction=0.2", f"data.prepared='{tmp_path / 'p'}'"]))
+    text = "\n".join(map(str, findings))
+    assert not [each for each in findings if each.level == "failure"], text
+    for part in (
+        "21 pictures of 24x40 to 40x24; 9",
+        "20 sounds of 0.8 to 1.2 s, half of them up to 0.8 s; at 16,000 Hz (40%)",
+        "21 of 21 pictures had another size, 24x40 to 40x24, and were made 224x224.",
+        "20 documents with media that cannot be used were left out",
+        "tokens of 64",
+        "of image slots",
+    ):
+        assert part in text, text
 
 
 def test_captions_are_read_from_every_kind_of_table(tmp_path: Path) -> None:
@@ -196,7 +215,7 @@ def test_a_picture_is_never_on_both_sides_whatever_is_said_of_it(tmp_path: Path)
     several = [of(1000 + number, number, (number * 7 + 3) % 40) for number in range(40)]
     source = Documents(*(of(number, number % 40) for number in range(200)), *several)
     source.on_skip = lambda where, why: None  # type: ignore[attr-defined]
-    data = made(source, tmp_path, val_fraction=0.3)
+    data = made(source, tmp_path, encoders={"image": ENCODERS["image"]}, val_fraction=0.3)
     sides = {}
     for split in ("train", "val"):
         lines = (data.prepared.folder / f"{split}.documents.jsonl").read_text(encoding="utf-8").splitlines()
@@ -209,7 +228,7 @@ def test_the_loss_counts_the_answer_and_its_end_and_no_placeholder(tmp_path: Pat
     picture = Medium("image", pictures()["rgb.png"][0], "a")
     text = f"{MARK}What? <|image|> It is red"
     asked = Document("asked", text, ((text.index("It is"), len(text)),), (picture,))
-    data = made(Documents(asked, Document("plain", "<|audio|> stays text")), tmp_path, packing=False)
+    data = made(Documents(asked, Document("plain", "<|audio|> stays text")), tmp_path, packing=False, limit=1.0)
     outputs = plan("image", ENCODERS["image"]).outputs
     row, other = data.train_set[0], data.train_set[1]
     placeholder = data.tokenizer.token_to_id("<|image|>")
@@ -266,8 +285,9 @@ def test_each_place_has_the_outputs_of_its_own_medium(
     source.on_skip = lambda where, why: None  # type: ignore[attr-defined]
     folder = tmp_path_factory.mktemp("rows")
     try:
-        data = made(source, folder, encoders=encoders, context=context, packing=packing)
-    except UserError:  # no row at all, or an encoder without media
+        data = made(source, folder, encoders=encoders, context=context, packing=packing, limit=1.0)
+    except UserError as error:
+        assert "fewer than one batch" in str(error)  # none fits into a row
         return
     rows, told = data.train_set, processors(encoders)
     media_of = {
@@ -307,12 +327,14 @@ def test_a_document_that_no_row_can_hold_is_refused_with_its_size_or_left_out(tm
         made(Documents(five), tmp_path, encoders={"image": ENCODERS["image"]})
 
 
-def test_an_encoder_without_media_and_media_without_an_encoder_are_sentences() -> None:
+def test_an_encoder_without_media_and_media_without_an_encoder_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"The data have sounds, and no encoder takes it.*encoders=audio"):
         WithMedia(Notes(3), None).check()
     with pytest.raises(UserError, match=r"There is an encoder of sounds.*~encoders.audio"):
         WithMedia(Colours(3), ENCODERS).check()
     WithMedia(Both(3), ENCODERS).check()
+    with pytest.raises(UserError, match=r"There is an encoder of pictures"):
+        made(Documents(Document("a", "text")), tmp_path)
 
 
 def test_another_slot_stack_or_context_is_another_plan_for_the_cursor_and_prepares_nothing(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ PERCENTILES = (5, 50, 95, 100)
 # Characters that a text rarely means: what decoders put for bytes that they could not read, and control characters.
 DAMAGE = re.compile("[\ufffd\x00-\x08\x0b\x0e-\x1f]")
 LONG_LINE = 60  # characters: a line this long is hardly in two texts by chance
+FEW_SLOTS = 0.25  # the share of slots that have a medium
 LEAK = 0.1  # the share of validation text that may be in the training text, too
 
 
@@ -60,7 +61,7 @@ def look(documents: Iterable[tuple[str, Document]]) -> Texts:
         texts.documents[split] += 1
         texts.lengths.append(len(document.text))
         texts.long_lines[split] += _long_lines(document.text)
-        digest = _digest(document.text)
+        digest = _digest(document.text) + b"".join(hashlib.sha256(medium.data).digest() for medium in document.media)
         for names, applies in (
             (texts.empty, not document.text.strip()),
             (texts.copies, digest in seen),
@@ -135,11 +136,48 @@ def prepared(cfg: DictConfig) -> Iterator[CheckResult]:
         yield warning("files", message, "Look after the disk: train again what was trained on it since.")
     else:
         yield ok("files", f"{data.folder.as_posix()}: sizes and checksums are those that were written")
+    if cfg.get("encoders"):
+        yield from media(data, vocabulary, context, cfg)
+        return
     for split in SPLITS:
         if data.meta[split]["tokens"]:
             yield from tokens(data, split, vocabulary)
             yield from lengths(data, split, context, cfg)
             yield from rows(windows(data, split, context, packing=cfg.data.packing), split, cfg)
+
+
+def media(data: Prepared, vocabulary: int, context: int, cfg: DictConfig) -> Iterator[CheckResult]:
+    """The same stages for documents with pictures and sounds, and what their files had."""
+    from harness.data.material import build_data_module
+    from lm.keys import Data
+    from media.facts import described, left_out, read, said
+
+    module = build_data_module(cfg.data, Data.kept)
+    facts = read(data.folder)
+    yield from (ok("media", sentence) for sentence in described(facts))
+    yield from (ok("conversions", sentence) for sentence in said(facts, module.source.processors))
+    if lost := left_out(data.folder):
+        yield warning("media", lost, "Mend those files, or leave them out of data.path.")
+    module.open(data, context)
+    for split, dataset in (("train", module.train_set), ("val", module.val_set)):
+        if dataset is not None:
+            yield from tokens(data, split, vocabulary)
+            yield ok("lengths", f"{split}: a document takes {_percentiles(dataset.lengths)} tokens of {context}")
+            if split == "train":
+                yield slots(dataset.filled())
+            yield from rows(dataset, split, cfg)
+
+
+def slots(filled: dict[str, float]) -> CheckResult:
+    shares = ", ".join(
+        f"{share:.0%} of {name if name == 'tokens' else f'{name} slots'}" for name, share in filled.items()
+    )
+    empty = [name for name, share in filled.items() if name != "tokens" and share < FEW_SLOTS]
+    message = f"{shares} are filled in a row of training"
+    if empty:
+        cure = f"Lower encoders.{empty[0]}.slots, or raise it with the context: an empty one is computed, too."
+        return warning("slots", f"{message}.", cure)
+    return ok("slots", message)
 
 
 def tokens(data: Prepared, split: str, vocabulary: int) -> Iterator[CheckResult]:

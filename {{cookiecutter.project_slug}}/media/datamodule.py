@@ -1,6 +1,7 @@
 """The data of a language model with encoders in front: documents and their media prepared once, seen as rows."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,10 +16,10 @@ from lm.data.datamodule import LmData, collate
 from lm.data.prepare import Prepared
 from lm.data.show import pieces_of
 from media.encoders import plan
-from media.facts import said
+from media.facts import left_out, read, said
 from media.kinds import NAMES
-from media.rows import MediaRows, Slots
-from media.source import WithMedia
+from media.rows import MediaRows, planned_slots
+from media.source import WithMedia, idle_encoder
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class MediaData(LmData):
     source: WithMedia  # type: ignore[assignment]
     train_set: MediaRows
     val_set: MediaRows | None
+    made_before = math.inf
 
     def __init__(self, source: WithMedia, *, encoders: Mapping[str, Any], **arguments: Any) -> None:
         super().__init__(source, **arguments)
@@ -45,20 +47,24 @@ class MediaData(LmData):
             )
 
     def connect(self, **known: Any) -> None:  # type: ignore[override]
-        before = artifact.seconds_making
+        self.made_before = artifact.seconds_making
         super().connect(**known)
-        if artifact.seconds_making > before:
-            for sentence in said(self.prepared.folder, self.source.processors):
-                log.info("%s", sentence)
 
     def open(self, prepared: Prepared, context: int) -> None:
         self.take(prepared, context)
+        if artifact.seconds_making > self.made_before:  # it was prepared now
+            for sentence in said(read(prepared.folder), self.source.processors):
+                log.info("%s", sentence)
+            if lost := left_out(prepared.folder):
+                log.warning("%s", lost)
         self.slots = {
-            kind: Slots(int(how.get("slots") or max(1, context // outputs)), outputs, self.source.processors[kind])
+            kind: planned_slots(how.get("slots"), plan(kind, how).outputs, context, self.source.processors[kind])
             for kind, how in self.source.encoders.items()
-            for outputs in [plan(kind, how).outputs]
         }
         self.train_set = self.rows("train")
+        for kind, stored in self.train_set.stored.items():
+            if not stored.counts.any() and self.limit is None:
+                raise idle_encoder(kind)
         self.val_set = self.rows("val") if prepared.meta["val"]["tokens"] else None
 
     def rows(self, split: str, *, packed: bool | None = None) -> MediaRows:

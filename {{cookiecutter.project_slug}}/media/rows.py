@@ -41,6 +41,13 @@ class Slots:
         return -(-heard * self.outputs // self.processor.whole)
 
 
+def planned_slots(count: int | None, outputs: int, context: int, processor: Processor) -> Slots:
+    """Return `count` slots, or as many as whole media fit into `context` tokens. No row has room for more pictures than
+    that, so there are no slots for them; sounds may be shorter."""
+    most = max(1, context // outputs)
+    return Slots(min(count or most, most) if processor.whole == 1 else count or most, outputs, processor)
+
+
 class Stored:
     """The media of one kind in one split, and how many positions of a row each takes."""
 
@@ -136,6 +143,12 @@ class MediaRows(Dataset[dict[str, Tensor]]):
         for slot, medium in enumerate(mine):
             media[slot] = stored[int(medium)]
         return {kind: media, f"{kind}_at": at}
+
+    def filled(self) -> dict[str, float]:
+        """Return the share of positions that are no padding (`tokens`), and of each kind's slots that have a medium."""
+        slots = {kind: stored.counts[self.kept].sum() / stored.slots.count for kind, stored in self.stored.items()}
+        taken = {"tokens": self.lengths[self.kept].sum() / self.context, **slots}
+        return {name: float(count / max(1, len(self))) for name, count in taken.items()}
 
     def name(self, document: int) -> str:
         """Return what the source called a document."""

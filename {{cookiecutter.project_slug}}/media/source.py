@@ -82,10 +82,7 @@ class WithMedia:
             if kind in kinds and kind not in self.encoders:
                 raise _no_encoder(kind)
             if kind in self.encoders and kind not in kinds:
-                raise UserError(
-                    f"There is an encoder of {NAMES[kind][1]} (encoders.{kind}), and the data have none.",
-                    cure=f"Take it out with '~encoders.{kind}', or name data that have some.",
-                )
+                raise idle_encoder(kind)
 
     def fingerprint(self) -> str:
         """Return what decides the files: the documents, and what each processor makes of media."""
@@ -166,6 +163,13 @@ def _tokens(tokenizer: Tokenizer, literal: Tokenizer, text: str) -> list[int]:
     for number, piece in enumerate(SPELLED.split(text)):
         ids += (literal if number % 2 else tokenizer).encode(piece, add_special_tokens=False).ids
     return ids
+
+
+def idle_encoder(kind: str) -> UserError:
+    return UserError(
+        f"There is an encoder of {NAMES[kind][1]} (encoders.{kind}), and the data have none.",
+        cure=f"Take it out with '~encoders.{kind}', or name data that have some.",
+    )
 
 
 def _no_encoder(kind: str, where: str = "") -> UserError:
