@@ -13,6 +13,7 @@ from lm.batch import NO_LABEL
 from lm.data.tokenizer import end_of_text
 from lm.inference.generate import pieces, sample
 from media.answers import answered
+from media.kinds import NAMES
 from media.model import table
 from media.shown import Shown
 
@@ -42,6 +43,7 @@ class Perception(AtValidation):
         for kind in module.model.plans:
             rows = list(islice(data.held_out(kind), self.documents))
             if len(rows) < 2:
+                log.info("Fewer than two held-out documents have %s: whether it is used is not known.", NAMES[kind][1])
                 continue
             score = answered(module, rows, kind, module.device)
             log.info("Step %d, %s: %s", trainer.global_step, kind, score)
