@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+from devtools import check_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from media_files import ENCODERS, broken, pictures, ramp, recorded, saved, sounds, tone
@@ -26,7 +27,6 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from devtools import check_data
 from harness.data.documents import MARK, Document, Medium
 from harness.data.sources import TextSource
 from harness.data.tables import HfSource

@@ -62,9 +62,6 @@ class MediaData(LmData):
             for kind, how in self.source.encoders.items()
         }
         self.train_set = self.rows("train")
-        for kind, stored in self.train_set.stored.items():
-            if not stored.counts.any() and self.limit is None:
-                raise idle_encoder(kind)
         self.val_set = self.rows("val") if prepared.meta["val"]["tokens"] else None
 
     def rows(self, split: str, *, packed: bool | None = None) -> MediaRows:
@@ -73,6 +70,9 @@ class MediaData(LmData):
         packed = bool(self.packing) if packed is None else packed
         apart = self.packing == "document"
         rows = MediaRows(self.prepared, split, self.context, self.slots, packed=packed, apart=apart)
+        for kind, stored in rows.stored.items():
+            if split == "train" and self.limit is None and not stored.counts.any():
+                raise idle_encoder(kind)
         if count := len(rows.left_out):
             first = int(rows.left_out[0])
             media = (

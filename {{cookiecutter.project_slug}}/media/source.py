@@ -21,6 +21,7 @@ import numpy as np
 from hydra.utils import instantiate
 from tokenizers import Tokenizer
 
+from harness.data.arrays import ArraySource
 from harness.data.documents import MARK, Document, Medium, Source
 from harness.data.numbers import Row
 from harness.errors import UserError
@@ -77,6 +78,8 @@ class WithMedia:
     def check(self) -> None:
         """Raise UserError for media without an encoder and for an encoder without media, where the source knows."""
         self.source.check()
+        if isinstance(self.source, ArraySource):
+            raise UserError("data=tokens has no places for media: it is numbers already.", cure="Leave encoders=… out.")
         kinds = getattr(self.source, "kinds", None)
         for kind in KINDS if kinds is not None else ():
             if kind in kinds and kind not in self.encoders:
