@@ -1,6 +1,7 @@
 """What a run with media says besides: its parts at the start, whether it looks and listens, what it answers."""
 
 import logging
+import warnings
 from itertools import islice
 from typing import Any
 
@@ -26,6 +27,8 @@ class Parts(Callback):
     reads_metrics = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        # Lightning's, of what is frozen: the table says it.
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
         if trainer.is_global_zero:
             log.info("The parts of the model:\n%s", "\n".join(f"  {line}" for line in table(pl_module.network.parts())))
 
