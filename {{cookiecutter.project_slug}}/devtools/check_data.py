@@ -51,6 +51,7 @@ class Texts:
     copies: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    media: dict[str, list[bytes]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     long_lines: dict[str, list[bytes]] = field(default_factory=lambda: {split: [] for split in SPLITS})
 
 
@@ -61,7 +62,9 @@ def look(documents: Iterable[tuple[str, Document]]) -> Texts:
         texts.documents[split] += 1
         texts.lengths.append(len(document.text))
         texts.long_lines[split] += _long_lines(document.text)
-        digest = _digest(document.text) + b"".join(hashlib.sha256(medium.data).digest() for medium in document.media)
+        media = [hashlib.blake2b(medium.data, digest_size=16).digest() for medium in document.media]
+        texts.media[split] += media
+        digest = _digest(document.text) + b"".join(media)
         for names, applies in (
             (texts.empty, not document.text.strip()),
             (texts.copies, digest in seen),
@@ -114,6 +117,10 @@ def split(texts: Texts) -> Iterator[CheckResult]:
     """Stage 2: training and validation text."""
     train, val = texts.documents["train"], texts.documents["val"]
     yield ok("split", f"{train:,} documents for training, {val:,} for validation")
+    seen = set(texts.media["train"])
+    if leaked := sum(digest in seen for digest in set(texts.media["val"])):
+        message = f"{leaked:,} pictures or sounds of the validation set are in the training set, too"
+        yield warning("split", f"{message}.", "Leave them out of data.val_path: the model has seen their answers.")
     known, lines = set(texts.long_lines["train"]), texts.long_lines["val"]
     share = sum(line in known for line in lines) / max(1, len(lines))
     message = f"{share:.1%} of {len(lines):,} long lines of the validation text are in the training text, too"

@@ -14,7 +14,8 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -105,9 +106,12 @@ class WithMedia:
         no placeholder, and the end where it counts what comes before."""
         literal = Tokenizer.from_str(tokenizer.to_str())
         literal.encode_special_tokens = True
-        return [self._row(tokenizer, literal, end, split, document) for split, document in batch]
+        self.processors  # noqa: B018  (made once, before the threads ask)
+        with ThreadPoolExecutor() as pool:  # decoding and resizing let other threads run
+            return list(pool.map(partial(self._row, tokenizer, literal, end), batch))
 
-    def _row(self, tokenizer: Tokenizer, literal: Tokenizer, end: int, split: str, document: Document) -> Row:
+    def _row(self, tokenizer: Tokenizer, literal: Tokenizer, end: int, item: tuple[str, Document]) -> Row:
+        split, document = item
         size = len(document.content)
         try:
             more = self._files(document)
