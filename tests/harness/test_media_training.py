@@ -143,7 +143,8 @@ def test_nan_in_one_clips_features_is_skipped_and_replayed_to_its_module(train: 
 def test_the_weights_of_an_earlier_run_begin_the_next_one(train: Train, tmp_path: Path, corpus: Path) -> None:
     model = [word for word in SMALL if word.startswith(("model", "trainer"))]
     sizes = ["model=tiny", "model.config.max_position_embeddings=96", "model.config.vocab_size=320", "logger=none"]
-    cfg = compose([*sizes, *model, "data=text", f"data.path={corpus}", f"run.root={tmp_path}", "run.name=text"])
+    where = [f"data.path={corpus}", f"data.prepared={tmp_path}", f"run.root={tmp_path}", "run.name=text"]
+    cfg = compose([*sizes, *model, "data=text", *where])
     OmegaConf.resolve(cfg)
     fit.train(cfg)
     allowed = "start_from_allow=['encoders.*','projectors.*']"
