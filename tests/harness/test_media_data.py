@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+import torch
 from devtools import check_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -167,7 +168,7 @@ def test_each_kind_of_change_is_a_sentence_with_a_count(tmp_path: Path) -> None:
         "2 of 3 sounds had another rate, 8,000 Hz to 48,000 Hz, and were resampled to 16,000 Hz.",
         "3 of 4 pictures had another size, 40x24 to 600x400, and were made 32x32.",
     ]
-    with pytest.raises(UserError, match=r"a\.png is not as its encoder takes it.*another size.*on_mismatch=convert"):
+    with pytest.raises(UserError, match=r"a\.png is not as its encoder takes it \(size\).*on_mismatch=convert"):
         made(CaptionSource(str(tmp_path)), tmp_path, on_mismatch="error")
 
 
@@ -347,6 +348,26 @@ def test_an_encoder_without_media_and_media_without_an_encoder_are_sentences(tmp
     WithMedia(Both(3), ENCODERS).check()
     with pytest.raises(UserError, match=r"There is an encoder of pictures"):
         made(Documents(Document("a", "text")), tmp_path)
+
+
+def test_a_processor_of_another_shape_than_the_encoders_is_a_sentence() -> None:
+    square = {"_target_": "transformers.SiglipImageProcessorPil", "size": {"height": 48, "width": 48}}
+    with pytest.raises(UserError, match=r"makes pictures of 48x48, and the encoder sees 32x32"):
+        processors({"image": {**ENCODERS["image"], "processor": square}})
+    bins = {"_target_": "transformers.WhisperFeatureExtractor", "feature_size": 128}
+    with pytest.raises(UserError, match=r"makes 128 mel bins, and the encoder hears 80.*num_mel_bins=128"):
+        processors({"audio": {**ENCODERS["audio"], "processor": bins}})
+    with pytest.raises(UserError, match=r"encoders.image.processor cannot be built"):
+        processors({"image": {**ENCODERS["image"], "processor": {"_target_": "transformers.Nothing"}}})
+
+
+def test_black_pictures_and_silence_are_finite(tmp_path: Path) -> None:
+    silent = recorded("WAV", np.zeros((16_000, 1), np.float32), 16_000)
+    black = saved(Image.new("RGB", (32, 32)), "PNG")
+    media = Medium("image", black, "black"), Medium("audio", silent, "silence")
+    row = made(Documents(Document("dark", MARK * 2 + "nothing", media=media)), tmp_path).train_set[0]
+    assert torch.isfinite(row["audio"]).all() and row["audio"][0].unique().numel() == 1
+    assert not row["image"].any()
 
 
 def test_another_slot_stack_or_context_is_another_plan_for_the_cursor_and_prepares_nothing(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from harness.errors import UserError
 Samples = npt.NDArray[np.float32]
 
 MOST_PIXELS = 89_478_485  # as PIL has it: a small file that claims more is meant to fill the memory
+MOST_SAMPLES = 100_000_000  # of all channels: an hour of silence is a small file, too
 STREAMED = (0, 0xFFFFFFFF)  # what a writer that does not know the end yet says of a WAV's length
 
 
@@ -105,6 +106,8 @@ def _any_format(data: bytes) -> tuple[Samples, int]:
     soundfile = _extra("soundfile")
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
+            if file.frames * file.channels > MOST_SAMPLES:
+                raise ValueError(f"is a sound of {file.frames / file.samplerate:,.0f} s")
             samples = file.read(dtype="float32", always_2d=True)
             if len(samples) < file.frames:
                 raise ValueError("is a truncated sound")
