@@ -5,6 +5,7 @@ guessing costs 4 ln 6 nats for colours and 4 ln 8 for notes.
 import io
 import wave
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -23,23 +24,26 @@ SIDE, RATE, SECONDS = 224, 16_000, 2.0
 
 
 class Toy:
-    """`count` documents, a function of their number alone: a medium and the four words that name what is in it."""
+    """`count` documents, a function of their number alone: a medium and the four words that name what is in it. With
+    `shuffled` the words are of another document: a run on these must be told not to look."""
 
     kinds: tuple[str, ...]
 
-    def __init__(self, count: int = 1000) -> None:
-        self.count = count
+    def __init__(self, count: int = 1000, shuffled: bool = False) -> None:
+        self.count, self.shuffled = count, shuffled
 
     def check(self) -> None:
         if self.count < 1:
             raise UserError(f"data.source.count={self.count} documents are too few.")
 
     def fingerprint(self) -> str:
-        return f"{type(self).__name__} {self.count} 1"
+        return f"{type(self).__name__} {self.count} {self.shuffled} 1"
 
     def documents(self) -> Iterator[Document]:
         for number in range(self.count):
-            yield self.document(number)
+            document = self.document(number)
+            other = self.document((number + 2) % self.count) if self.shuffled else document  # of the same kind
+            yield replace(document, text=other.text)
 
     def document(self, number: int) -> Document:
         raise NotImplementedError
