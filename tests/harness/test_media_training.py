@@ -51,8 +51,12 @@ def train(prepared: Path, tmp_path: Path) -> Train:
     return run
 
 
-def test_a_run_says_its_parts_and_whether_it_looks_and_listens(train: Train) -> None:
+def test_a_run_says_its_parts_and_whether_it_looks_and_listens(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = train("callbacks.answers.every_n_steps=2")
+    closing = capsys.readouterr().out
+    assert "image of '" in closing and "audio of '" in closing
     told = list(events.read(events.log_path(folder)))
     (start,) = (event["data"] for event in told if event["event_type"] == "fit_start")
     assert [part["part"] for part in start["parts"]] == [

@@ -6,17 +6,13 @@ from itertools import islice
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from torch import Tensor
 
 from harness.callbacks.at_validation import AtValidation
 from harness.callbacks.samples import PeriodicSamples
-from lm.batch import NO_LABEL
-from lm.data.tokenizer import end_of_text
-from lm.inference.generate import pieces, sample
 from media.answers import answered
 from media.kinds import NAMES
 from media.model import table
-from media.shown import Shown
+from media.shown import answer
 
 log = logging.getLogger(__name__)
 
@@ -69,20 +65,3 @@ class Answers(PeriodicSamples):
                 truth, made = answer(module.model, data.tokenizer, row, max_tokens=self.how["max_tokens"])
                 said[f"{kind} {number + 1}: {truth}"] = made
         return said
-
-
-def answer(model: Any, tokenizer: Any, row: dict[str, Tensor], *, max_tokens: int) -> tuple[str, str]:
-    """Return the answer of a row of one document, and what the model says instead, taking the most likely token."""
-    counted = (row["labels"] != NO_LABEL).nonzero().flatten().tolist()
-    start = counted[0] if counted else len(row["labels"])
-    truth = tokenizer.decode(row["labels"][counted].tolist())
-    shown, context = Shown(model, row), len(row["input_ids"])
-    prompt, training = row["input_ids"][:start].tolist(), [part for part in model.modules() if part.training]
-    model.eval()
-    try:
-        room = {"max_tokens": min(max_tokens, context - start), "context": context + 1, "temperature": 0.0}
-        ids = sample(shown, prompt, stop=end_of_text(tokenizer, model), **room)
-        return truth, "".join(pieces(tokenizer, ids))
-    finally:
-        for part in training:
-            part.training = True

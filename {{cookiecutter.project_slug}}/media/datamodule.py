@@ -4,6 +4,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -19,9 +20,12 @@ from media.encoders import plan
 from media.facts import left_out, read, said
 from media.kinds import NAMES
 from media.rows import MediaRows, planned_slots
+from media.shown import answer
 from media.source import WithMedia, idle_encoder
 
 log = logging.getLogger(__name__)
+
+MOST_SAID = 64  # tokens of a sample
 
 
 class MediaData(LmData):
@@ -114,6 +118,15 @@ class MediaData(LmData):
                     mark = f"[{NAMES[kind][0]}: {count} tokens]", False, ""
                     shown[first : first + count] = [mark, *[None] * (count - 1)]
         return [piece for piece in shown if piece], end
+
+    def sample(self, model: Any) -> str:
+        """Return what the model says of a held-out document of each kind, beside the truth."""
+        lines = []
+        for kind in self.slots:
+            for row in islice(self.held_out(kind), 1):
+                truth, made = answer(model, self.tokenizer, row, max_tokens=MOST_SAID)
+                lines.append(f"{kind} of {truth.strip()!r}: {made.strip()}")
+        return "\n".join(lines)
 
     @property
     def described(self) -> dict[str, Any]:

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lm.batch import NO_LABEL
+from lm.data.tokenizer import end_of_text
+from lm.inference.generate import pieces, sample
 from media.kinds import KINDS
 
 
@@ -37,3 +40,20 @@ class Shown(nn.Module):
         output = self.model(**inputs)
         self.read, self.cache = input_ids, output.past_key_values
         return output
+
+
+def answer(model: Any, tokenizer: Any, row: dict[str, Tensor], *, max_tokens: int) -> tuple[str, str]:
+    """Return the answer of a row of one document, and what the model says instead, taking the most likely token."""
+    counted = (row["labels"] != NO_LABEL).nonzero().flatten().tolist()
+    start = counted[0] if counted else len(row["labels"])
+    truth = tokenizer.decode(row["labels"][counted].tolist())
+    shown, context = Shown(model, row), len(row["input_ids"])
+    prompt, training = row["input_ids"][:start].tolist(), [part for part in model.modules() if part.training]
+    model.eval()
+    try:
+        room = {"max_tokens": min(max_tokens, context - start), "context": context + 1, "temperature": 0.0}
+        ids = sample(shown, prompt, stop=end_of_text(tokenizer, model), **room)
+        return truth, "".join(pieces(tokenizer, ids))
+    finally:
+        for part in training:
+            part.training = True
