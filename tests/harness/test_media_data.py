@@ -35,6 +35,7 @@ from harness.data.tables import HfSource
 from harness.errors import UserError
 from lm.batch import NO_LABEL
 from lm.data.chat import ChatSource
+from lm.data.tokenizer import TokenizerChoice, train_tokenizer
 from media import decode
 from media.captions import CaptionSource
 from media.datamodule import MediaData
@@ -249,6 +250,31 @@ def test_the_loss_counts_the_answer_and_its_end_and_no_placeholder(tmp_path: Pat
     said_back = data.tokenizer.decode(other["input_ids"].tolist(), skip_special_tokens=False)
     assert said_back.startswith("<|audio|> stays text<|endoftext|>")
     assert data.tokenizer.token_to_id("<|audio|>") not in other["input_ids"]
+
+
+def test_a_tokenizer_that_is_taken_as_it_is_gets_no_token(tmp_path: Path) -> None:
+    """A pretrained model has no embedding to spare."""
+    known = train_tokenizer(["What? It is red"], 280, 1)
+    known.save(str(tmp_path / "tokenizer.json"))
+    picture = Medium("image", pictures()["rgb.png"][0], "a")
+    source = Documents(Document("one", f"What?{MARK} It <|image|> is{MARK} red", media=(picture, picture)))
+    data = MediaData(
+        WithMedia(source, ENCODERS, tokenizer=str(tmp_path)),
+        encoders=ENCODERS,
+        batch_size=1,
+        limit=1.0,
+        val_fraction=0.0,
+        tokenizer=TokenizerChoice(path=str(tmp_path)),
+        prepared=str(tmp_path / "prepared"),
+    )
+    data.connect(vocab_size=known.get_vocab_size(), context=64, seed=0)
+    assert data.tokenizer.get_vocab_size() == known.get_vocab_size()
+    row, outputs = data.train_set[0], plan("image", ENCODERS["image"]).outputs
+    seen = row["image_at"] >= 0
+    assert row["image_at"][seen].tolist() == list(range(2 * outputs))
+    assert (row["labels"][seen] == NO_LABEL).all() and set(row["input_ids"][seen].tolist()) == {0}
+    said_back = data.tokenizer.decode(row["labels"][row["labels"] >= 0].tolist(), skip_special_tokens=False)
+    assert said_back == "What? It <|image|> is red<|endoftext|>"
 
 
 @settings(max_examples=15)

@@ -22,7 +22,6 @@ from harness.data.layout import read_ends
 from harness.data.numbers import read
 from lm.batch import NO_LABEL
 from lm.data.prepare import Prepared
-from media.kinds import PLACEHOLDERS
 from media.processors import Processor
 
 Integers = npt.NDArray[np.int64]
@@ -54,11 +53,11 @@ class Stored:
     def __init__(self, prepared: Prepared, split: str, kind: str, slots: Slots) -> None:
         self.slots = slots
         self.file = prepared.folder / f"{split}.{kind}.bin"
-        self.placeholder = prepared.tokenizer.token_to_id(PLACEHOLDERS[kind])
-        sizes = _array(prepared.folder / f"{split}.{kind}.sizes.bin", "<i8").reshape(-1, 2)
+        sizes = _array(prepared.folder / f"{split}.{kind}.sizes.bin", "<i8").reshape(-1, 3)
         counts = _array(prepared.folder / f"{split}.{kind}.counts.bin", "<u2").astype(np.int64)
         self.until = np.cumsum(sizes[:, 0])  # bytes up to the end of each
         self.positions = slots.positions(sizes[:, 1])
+        self.places = sizes[:, 2]  # among the tokens of its document
         self.first = np.concatenate(([0], np.cumsum(counts)))  # medium of each document, and their number
 
     @property
@@ -109,39 +108,43 @@ class MediaRows(Dataset[dict[str, Tensor]]):
         return self.row(self.kept[self.borders[index] : self.borders[index + 1]].tolist())
 
     def row(self, documents: list[int]) -> dict[str, Tensor]:
-        """Return a row of these documents, by their numbers in the split. T positions, M slots a kind."""
+        """Return a row of these documents, by their numbers in the split."""
         ends = read_ends(self.prepared.ends(self.split))
         stretches = [(int(ends[number - 1]) if number else 0, int(ends[number])) for number in documents]
         ids = read(self.prepared.numbers(self.split), self.prepared.dtype, stretches)
         mask = self.prepared.loss_mask(self.split)
         counted = np.ones(len(ids), bool) if mask is None else read(mask, "bool", stretches)
-        repeats, at = np.ones(len(ids), np.int64), {}
+        begins = np.cumsum([0, *(end - start for start, end in stretches[:-1])])
+        repeats, media = np.ones(len(ids), np.int64), {}
         for kind, stored in self.stored.items():
             mine = np.concatenate([np.arange(*stored.first[number : number + 2]) for number in documents])
-            repeats[ids == stored.placeholder] = stored.positions[mine]
-            at[kind] = mine
+            places = stored.places[mine] + np.repeat(begins, stored.counts[documents])
+            repeats[places] = stored.positions[mine]
+            media[kind] = mine, places
+        first = np.cumsum(repeats) - repeats  # position of each token
         missing = self.context - int(repeats.sum())
         ids, counted = np.repeat(ids, repeats), np.repeat(counted, repeats)
         row = {
             "input_ids": np.pad(ids, (0, missing)),
             "labels": np.pad(np.where(counted, ids, NO_LABEL), (0, missing), constant_values=NO_LABEL),
         }
-        for kind, mine in at.items():
-            row |= self._slots(kind, mine, row["input_ids"], len(ids))
+        for kind, (mine, places) in media.items():
+            row |= self._slots(kind, mine, first[places])
         if self.apart:
             sizes = [*self.lengths[documents].tolist(), *([missing] if missing else [])]
             row["position_ids"] = np.concatenate([np.arange(size) for size in sizes])
             row["labels"] = np.where(row["position_ids"] == 0, NO_LABEL, row["labels"])
         return {name: torch.from_numpy(values) for name, values in row.items()}
 
-    def _slots(self, kind: str, mine: Integers, ids: Integers, length: int) -> dict[str, npt.NDArray[Any]]:
+    def _slots(self, kind: str, mine: Integers, first: Integers) -> dict[str, npt.NDArray[Any]]:
+        """Return the media `mine` of a row in their slots, each taken by the positions from its `first` on."""
         stored, at = self.stored[kind], np.full(self.context, -1, np.int64)
         slots = stored.slots
         media = np.zeros((slots.count, *slots.processor.shape), slots.processor.dtype)
-        taken = [slot * slots.outputs + np.arange(stored.positions[medium]) for slot, medium in enumerate(mine)]
-        at[:length][ids[:length] == stored.placeholder] = np.concatenate([np.zeros(0, np.int64), *taken])
-        for slot, medium in enumerate(mine):
-            media[slot] = stored[int(medium)]
+        for slot, (medium, begin) in enumerate(zip(mine.tolist(), first.tolist(), strict=True)):
+            count = int(stored.positions[medium])
+            at[begin : begin + count] = slot * slots.outputs + np.arange(count)
+            media[slot] = stored[medium]
         return {kind: media, f"{kind}_at": at}
 
     def filled(self) -> dict[str, float]:

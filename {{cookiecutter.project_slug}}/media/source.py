@@ -3,7 +3,8 @@
     train.documents.jsonl   a line for each document: its name, and of each medium what its file had and what was
                             changed
     train.image.bin         what the encoder is given, one after the other
-    train.image.sizes.bin   of each: the bytes in image.bin, and how much of it is heard, as int64
+    train.image.sizes.bin   of each: its bytes in image.bin, how much of it is heard, and which token of its document
+                            stands for it, as int64
     train.image.counts.bin  of each document: how many it has, as uint16
     train.skipped.jsonl     what was left out with on_bad=skip
 
@@ -26,11 +27,12 @@ from harness.data.arrays import ArraySource
 from harness.data.documents import MARK, Document, Medium, Source
 from harness.data.numbers import Row
 from harness.errors import UserError
-from media.kinds import KINDS, NAMES, PLACEHOLDERS
+from media.kinds import KINDS, NAMES, PLACEHOLDERS, placeholder
 from media.readers import with_media
 
-FORMAT = 1
+FORMAT = 2
 THREADS = 4  # a picture of 24 megapixels takes 200 MB while it is decoded
+Made = tuple[Any, int, dict[str, Any]]  # as a processor returns it
 SPELLED = re.compile("({})".format("|".join(map(re.escape, PLACEHOLDERS.values()))))
 
 
@@ -38,11 +40,15 @@ class WithMedia:
     """The documents of `source`, with their media as `encoders` are given them.
 
     on_mismatch: a picture of another size or colours and a sound of another rate are converted and counted (convert),
-    or stop the preparation (error).
+    or stop the preparation (error). tokenizer: the path of one that is taken as it is.
     """
 
     def __init__(
-        self, source: Source | Mapping[str, Any], encoders: Mapping[str, Any] | None, on_mismatch: str = "convert"
+        self,
+        source: Source | Mapping[str, Any],
+        encoders: Mapping[str, Any] | None,
+        on_mismatch: str = "convert",
+        tokenizer: str | None = None,
     ) -> None:
         if on_mismatch not in ("convert", "error"):
             raise UserError(f"data.on_mismatch={on_mismatch} is neither convert nor error.")
@@ -50,6 +56,7 @@ class WithMedia:
         self.source: Any = with_media(instantiate(source) if isinstance(source, Mapping) else source)
         self.encoders = {kind: encoders[kind] for kind in KINDS if encoders and encoders.get(kind)}
         self.on_mismatch = on_mismatch
+        self.placeholders = [] if tokenizer else [PLACEHOLDERS[kind] for kind in self.encoders]
 
     @cached_property
     def processors(self) -> dict[str, Any]:
@@ -59,7 +66,7 @@ class WithMedia:
 
     @property
     def special_tokens(self) -> list[str]:
-        return [*getattr(self.source, "special_tokens", ()), *(PLACEHOLDERS[kind] for kind in self.encoders)]
+        return [*getattr(self.source, "special_tokens", ()), *self.placeholders]
 
     @property
     def chat_template(self) -> str:  # this and the next two are there where the source has them
@@ -115,7 +122,7 @@ class WithMedia:
         split, document = item
         size = len(document.content)
         try:
-            more = self._files(document)
+            made = self._media(document)
         except ValueError as error:
             if getattr(self.source, "on_bad", None) != "skip":
                 cure = "Mend or remove it, or leave such documents out with data.on_bad=skip."
@@ -123,12 +130,14 @@ class WithMedia:
             return Row(split, [], None, size, 0, {"skipped.jsonl": _line({"where": document.name, "why": str(error)})})
         ids: list[int] = []
         mask: list[bool] = []
+        places: list[int] = []
         counted = 0
-        waiting = iter(document.media)
         for text, counts in document.parts():
             for number, piece in enumerate(text.split(MARK) if document.media else [text]):
                 if number:
-                    ids.append(tokenizer.token_to_id(PLACEHOLDERS[next(waiting).kind]))
+                    kind = document.media[len(places)].kind
+                    places.append(len(ids))
+                    ids.append(placeholder(tokenizer, kind, end))
                     mask.append(False)
                 tokens = _tokens(tokenizer, literal, piece)
                 ids += tokens
@@ -137,22 +146,27 @@ class WithMedia:
         spans = document.loss_spans
         ends = spans is None or bool(spans) and spans[-1][1] == len(document.text)
         whole = spans is None and not document.media
+        more = self._files(document.name, made, places)
         return Row(split, [*ids, end], None if whole else [*mask, ends], size, counted, more)
 
-    def _files(self, document: Document) -> dict[str, bytes]:
-        """Return what is appended for a document. Raises ValueError, with what is wrong with a medium."""
+    def _media(self, document: Document) -> list[Made]:
+        """Raises ValueError, with what is wrong with a medium."""
         if document.media and document.text.count(MARK) != len(document.media):
             raise ValueError(f"has {len(document.media)} media and {document.text.count(MARK)} places for them")
-        made = [self._made(medium) for medium in document.media]
-        files = {"documents.jsonl": _line({"name": document.name, "media": [facts for _, _, facts in made]})}
+        return [self._made(medium) for medium in document.media]
+
+    def _files(self, name: str, made: list[Made], places: list[int]) -> dict[str, bytes]:
+        """Return what is appended for a document whose media stand at `places` among its tokens."""
+        files = {"documents.jsonl": _line({"name": name, "media": [facts for _, _, facts in made]})}
         for kind in self.encoders:
-            own = [(stored.tobytes(), heard) for stored, heard, facts in made if facts["kind"] == kind]
-            files[f"{kind}.bin"] = b"".join(content for content, _ in own)
-            files[f"{kind}.sizes.bin"] = np.array([(len(content), heard) for content, heard in own], np.int64).tobytes()
+            own = [(*each, place) for each, place in zip(made, places, strict=True) if each[2]["kind"] == kind]
+            sizes = [(stored.nbytes, heard, place) for stored, heard, _, place in own]
+            files[f"{kind}.bin"] = b"".join(stored.tobytes() for stored, *_ in own)
+            files[f"{kind}.sizes.bin"] = np.array(sizes, np.int64).tobytes()
             files[f"{kind}.counts.bin"] = np.uint16(len(own)).tobytes()
         return files
 
-    def _made(self, medium: Medium) -> tuple[Any, int, dict[str, Any]]:
+    def _made(self, medium: Medium) -> Made:
         try:
             stored, heard, facts = self.processors[medium.kind](medium.data)
         except ValueError as error:
