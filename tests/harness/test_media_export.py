@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 from places import PROJECT
+from pretrained_models import make
 from test_media_training import SMALL
 
 from harness.config.compose import compose
@@ -17,8 +18,9 @@ from harness.errors import UserError
 from lm import fit
 from lm.inference.load import load
 from lm.module import logits_of
+from media.evaluate import evaluate
 from media.export import export
-from media.generate import shown
+from media.generate import generate, shown
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +65,38 @@ def test_transformers_sees_what_the_run_sees(
     with torch.no_grad():
         logits = theirs(**inputs, use_cache=False).logits
         torch.testing.assert_close(logits_of(trained.model.cpu(), batch), logits, atol=1e-5, rtol=0)
+
+
+def test_a_pretrained_language_model_learns_to_see_and_is_handed_over(
+    train: Callable[..., Path], tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its tokenizer has no placeholder, and its vocabulary no room for one."""
+    own = make(tmp_path / "lm", "gpt2", n_positions=96, vocab_size=300)
+    sizes = [word for word in SMALL if word.startswith(("encoders.image", "trainer", "data.", "logger"))]
+    words = [
+        "model=pretrained",
+        f"model.name={own}",
+        "model.context=96",
+        "data=colours",
+        "encoders=tiny",
+        "~encoders.audio",
+    ]
+    folders = [f"data.prepared={tmp_path / 'prepared'}", f"run.root={tmp_path / 'runs'}", "scheduler.warmup_steps=1"]
+    cfg = compose([*words, *sizes, "trainer.max_steps=2", *folders])
+    OmegaConf.resolve(cfg)
+    fit.train(cfg)
+    folder = str(cfg.run.dir)
+    evaluate(folder, None, [], as_json=False)
+    generate(folder, "red", [str(picture)], max_tokens=3, temperature=0, top_k=0, seed=0)
+    assert "with another document's" in capsys.readouterr().out
+    export(folder, str(tmp_path / "out"), adapter=False, dtype="float32", push=None)
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", local_files_only=True).eval()
+    processor = AutoProcessor.from_pretrained(tmp_path / "out", local_files_only=True, backend="pil")
+    with Image.open(picture) as image:
+        inputs = processor(text="<|image|>red", images=image.convert("RGB"), return_tensors="pt")
+    assert theirs(**inputs, use_cache=False).logits.isfinite().all()
 
 
 def test_what_no_class_of_transformers_holds_is_said(train: Callable[..., Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 A run without encoders is handed over as text: lm/inference/export.py.
 """
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,13 @@ def export(path: str, out: str, adapter: bool, dtype: str, push: str | None, tru
         raise UserError("A run with encoders has no adapter.", cure="Omit --adapter.")
     trained, target = load(path, trust=trust), Path(out)
     trained.model.cpu()
+    trained.tokenizer.add_special_tokens([PLACEHOLDERS["image"]])  # which a pretrained model's may lack
     token = trained.tokenizer.token_to_id(PLACEHOLDERS["image"])
     theirs = as_llava(trained.model, token)
     inputs = noise(trained.model, token)
-    with torch.no_grad():
-        ours = logits_of(trained.model, inputs)
-    gap = largest_gap([ours], [seen(theirs, trained.model, inputs)])
+    with torch.no_grad():  # what stands at the places of a picture is not read
+        ours = logits_of(trained.model, {**inputs, "input_ids": inputs["input_ids"].where(inputs["image_at"] < 0, 0)})
+    gap = largest_gap([ours], [seen(theirs, trained.model, inputs)[..., : ours.shape[-1]]])
     if not gap <= CLOSE:
         raise UserError(f"LlavaForConditionalGeneration computes other logits, by up to {gap:.2g}: nothing is written.")
     theirs.to(getattr(torch, dtype))
@@ -55,6 +57,7 @@ def export(path: str, out: str, adapter: bool, dtype: str, push: str | None, tru
         theirs.save_pretrained(folder)
         write_processor(trained, folder)
         text.write_tokenizer(trained, folder)
+        (folder / "tokenizer.json").write_text(trained.tokenizer.to_str(), encoding="utf-8", newline="")
         again = AutoModelForImageTextToText.from_pretrained(folder, dtype=theirs.dtype, local_files_only=True).eval()
         moved = largest_gap([seen(theirs, trained.model, inputs)], [seen(again, trained.model, inputs)])
         if moved != 0.0:  # nan is not, either
@@ -87,28 +90,33 @@ def as_llava(model: Any, token: int) -> LlavaForConditionalGeneration:
             cure="A model of pictures alone, with stack=1 and layer=-1 or -2, becomes LlavaForConditionalGeneration.",
         )
     tower, inner = model.encoders["image"].tower, model.language_model
+    config = copy.deepcopy(inner.config)
+    # LLaVA ties its head to embeddings of this name alone; elsewhere the head becomes a copy.
+    config.tie_word_embeddings = bool(config.tie_word_embeddings) and hasattr(inner.base_model, "embed_tokens")
     theirs = LlavaForConditionalGeneration(
         LlavaConfig(
             vision_config=tower.config,
-            text_config=inner.config,
+            text_config=config,
             image_token_index=token,
             image_seq_length=plan.outputs,
             vision_feature_layer=-1,  # what lay behind is cut off
             vision_feature_select_strategy="default" if plan.family.before else "full",
-            tie_word_embeddings=inner.config.tie_word_embeddings,
+            tie_word_embeddings=config.tie_word_embeddings,
         )
     )
     theirs.model.vision_tower.load_state_dict(tower.state_dict(), strict=False)
     theirs.model.multi_modal_projector.load_state_dict(model.projectors["image"].state_dict())
     theirs.model.language_model.load_state_dict(inner.base_model.state_dict())
     theirs.lm_head.load_state_dict(inner.get_output_embeddings().state_dict())
+    if token >= inner.config.vocab_size:
+        theirs.resize_token_embeddings(token + 1, mean_resizing=False)
     return theirs.eval()
 
 
 def noise(model: SeeingAndHearing, token: int) -> dict[str, Tensor]:
     """Return a batch of one noisy picture a row with a few tokens around it."""
     plan, random = model.plans["image"], torch.Generator().manual_seed(0)
-    ids = torch.randint(0, token, (PICTURES, plan.outputs + 8), generator=random)
+    ids = torch.randint(0, min(token, model.config.vocab_size), (PICTURES, plan.outputs + 8), generator=random)
     at = torch.full_like(ids, -1)
     at[:, 4:-4] = torch.arange(plan.outputs)
     ids[at >= 0] = token

@@ -17,7 +17,7 @@ from lm.data.tokenizer import end_of_text
 from lm.inference import generate as text
 from lm.inference.load import Trained, load
 from media.encoders import plans
-from media.kinds import NAMES, PLACEHOLDERS
+from media.kinds import NAMES, placeholder
 from media.processors import processors
 from media.rows import Slots
 from media.shown import Shown
@@ -67,6 +67,7 @@ def shown(trained: Trained, files: Mapping[str, Sequence[str]], prompt: str) -> 
             f"{trained.folder} was trained without an encoder of {NAMES[unknown[0]][1]}.",
             cure=f"Take a run that has one (encoders={unknown[0]}).",
         )
+    end = end_of_text(tokenizer, trained.model) or 0
     made, row, ids = processors({kind: encoders[kind] for kind in known}), {}, list[int]()
     for kind, plan in known.items():
         slots, media, at = Slots(len(files[kind]), plan.outputs, made[kind]), [], [-1] * len(ids)
@@ -74,7 +75,7 @@ def shown(trained: Trained, files: Mapping[str, Sequence[str]], prompt: str) -> 
             stored, heard, facts = _made(made[kind], path)
             say(f"  {path}: {', '.join(f'{name} {value}' for name, value in facts.items() if value)}")
             count = int(slots.positions(np.array([heard]))[0])
-            ids += [tokenizer.token_to_id(PLACEHOLDERS[kind])] * count
+            ids += [placeholder(tokenizer, kind, end)] * count
             at += range(number * plan.outputs, number * plan.outputs + count)
             media.append(torch.from_numpy(made[kind].restored(stored).copy()))
         if media:
