@@ -224,7 +224,6 @@ def test_a_picture_is_never_on_both_sides_whatever_is_said_of_it(tmp_path: Path)
 
     several = [of(1000 + number, number, (number * 7 + 3) % 40) for number in range(40)]
     source = Documents(*(of(number, number % 40) for number in range(200)), *several)
-    source.on_skip = lambda where, why: None  # type: ignore[attr-defined]
     data = made(source, tmp_path, encoders={"image": ENCODERS["image"]}, val_fraction=0.3)
     sides = {}
     for split in ("train", "val"):
@@ -321,7 +320,6 @@ def test_each_place_has_the_outputs_of_its_own_medium(
         known.append(mine)
     source = Documents(*documents)
     source.on_bad = "skip"  # documents that no row can hold
-    source.on_skip = lambda where, why: None  # type: ignore[attr-defined]
     folder = tmp_path_factory.mktemp("rows")
     try:
         data = made(source, folder, encoders=encoders, context=context, packing=packing, limit=1.0)

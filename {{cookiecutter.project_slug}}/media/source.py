@@ -69,7 +69,7 @@ class WithMedia:
         return [*getattr(self.source, "special_tokens", ()), *self.placeholders]
 
     @property
-    def chat_template(self) -> str:  # this and the next two are there where the source has them
+    def chat_template(self) -> str:  # this and the next are there where the source has them
         return str(self.source.chat_template)
 
     @property
@@ -78,7 +78,8 @@ class WithMedia:
 
     @property
     def on_skip(self) -> Callable[[str, str], None]:
-        return self.source.on_skip  # type: ignore[no-any-return]
+        """Told of each document that is left out, and why, by whatever source."""
+        return getattr(self.source, "on_skip", lambda where, why: None)
 
     @on_skip.setter
     def on_skip(self, listener: Callable[[str, str], None]) -> None:
