@@ -156,6 +156,13 @@ def test_a_row_of_text_reads_as_without_encoders() -> None:
     assert torch.equal(logits_of(network, {"input_ids": made["input_ids"]}), alone)
 
 
+def test_it_compiles_whole() -> None:
+    network = model(image=eyes(lr_scale=0), audio=ears())
+    made = batch(network)
+    compiled = torch.compile(lambda batch: logits_of(network, batch), backend="eager", fullgraph=True, dynamic=False)
+    torch.testing.assert_close(compiled(made), logits_of(network, made))
+
+
 def test_neighbours_of_a_picture_are_a_square_and_of_a_sound_what_follows() -> None:
     grid = torch.arange(16.0).reshape(1, 16, 1)
     assert stacked(grid, 4, square=True)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]

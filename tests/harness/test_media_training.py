@@ -84,6 +84,7 @@ def test_text_runs_know_nothing_of_encoders() -> None:
         ("encoders.image.lr_scale=-1", "encoders.image.lr_scale"),
         ("+encoders.image.lr_scal=1", "lr_scale"),
         ("encoders.image.layer=0", "encoders.image.layer"),
+        ("model=lora", "does not train beside encoders"),
         ("+encoders.image.name=x", "has both a config and a name"),
         ("encoders.image.config._target_=transformers.SiglipVizionConfig", "does not exist"),
     ],

@@ -55,6 +55,11 @@ class Keys(LmKeys):
     @classmethod
     def complaints(cls, cfg: "DictConfig") -> Iterator[str]:
         yield from super().complaints(cfg)
+        if cfg.model.get("lora"):  # whose checkpoints hold the adapter alone
+            yield (
+                "model=lora does not train beside encoders: take model=pretrained, where "
+                "encoders.language_model.lr_scale=0 leaves the language model as it is."
+            )
         for kind, encoder in cfg.encoders.items():
             if kind in KINDS and (encoder.get("config") is None) == (encoder.get("name") is None):
                 has = "both a config and a name" if encoder.get("name") else "neither a config nor a name"

@@ -77,7 +77,7 @@ class SeeingAndHearing(nn.Module):
             {kind: Normalize(made[kind]) if kind == "image" else nn.Identity() for kind in self.plans}
         )
         self.scales = dict(_scales(encoders, self.plans))
-        self.beginning = f"from {start_from}" if start_from else None
+        self.beginning = "a checkpoint" if not load else f"from {start_from}" if start_from else None
         for part in self._frozen():
             part.requires_grad_(False)
         if not any(parameter.requires_grad for parameter in self.parameters()):
