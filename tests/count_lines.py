@@ -20,7 +20,12 @@ class Limit:
     module: int | None = None
 
 
-LIMITS = {"lm": Limit(folder=2500, module=250), "harness": Limit(module=250), "tests": Limit(folder=1500)}
+LIMITS = {
+    "lm": Limit(folder=2500, module=250),
+    "media": Limit(module=250),
+    "harness": Limit(module=250),
+    "tests": Limit(folder=1500),
+}
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,9 @@ def test_every_import_is_a_requirement(bake: Bake) -> None:
     known = {Requirement(text).name.replace("-", "_") for text in asked} | {
         "hydra",
         "yaml",  # of pyyaml
+        "PIL",  # of pillow
         "lm",
+        "media",
         "harness",
         "devtools",
         *sys.stdlib_module_names,

@@ -31,4 +31,4 @@ def arguments() -> ArgumentParser:
 
 
 if __name__ == "__main__":
-    tool("lm.inference.evaluate:evaluate", arguments())
+    tool("media.evaluate:evaluate", arguments())

@@ -12,6 +12,14 @@ def arguments() -> ArgumentParser:
         "--prompts", metavar="FILE", help="continue each line of this file; prints JSON lines of prompt and text"
     )
     what.add_argument("--chat", action="store_true", help="talk with a model that was trained on conversations")
+    for kind in ("image", "audio"):
+        parser.add_argument(
+            f"--{kind}",
+            metavar="FILE",
+            action="append",
+            default=[],
+            help=f"an {kind} file, shown before the prompt",
+        )
     parser.add_argument(
         "--max-tokens", type=number(int, 1), default=200, help="stop after so many tokens (default: %(default)s)"
     )
@@ -35,4 +43,4 @@ def arguments() -> ArgumentParser:
 
 
 if __name__ == "__main__":
-    tool("lm.inference.generate:generate", arguments())
+    tool("media.generate:generate", arguments())

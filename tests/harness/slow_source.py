@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.data import numbers
 from lm.data.sources import Document, TextSource
+from media.toys import Both
 
 
 class SlowText(TextSource):
@@ -28,12 +29,12 @@ class SlowText(TextSource):
             yield document
 
 
-class DeadlyText(TextSource):
-    """Text of which the later half is masked in part. Kills its process, as `kill -9` would, before the DIES_AT-th call
-    that makes something durable. Small batches, each journalled, make many such calls."""
+class Deadly:
+    """Kills its process, as `kill -9` would, before the DIES_AT-th call that makes something durable. Small batches,
+    each journalled, make many such calls."""
 
-    def __init__(self, path: str, on_bad: str | None = None) -> None:
-        super().__init__(path, on_bad)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         numbers.BATCH_BYTES, numbers.SAVE_SECONDS = 2000, 0.0
         self.left = int(os.environ.get("DIES_AT", "0"))
         if self.left:
@@ -49,6 +50,17 @@ class DeadlyText(TextSource):
             return function(*arguments)
 
         return called
+
+
+class DeadlyMedia(Deadly, Both):
+    """Pictures and melodies, in turn."""
+
+
+class DeadlyText(Deadly, TextSource):
+    """Text of which the later half is masked in part."""
+
+    def __init__(self, path: str, on_bad: str | None = None) -> None:
+        super().__init__(path, on_bad)
 
     def documents(self) -> Iterator[Document]:
         for number, document in enumerate(super().documents()):

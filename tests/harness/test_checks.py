@@ -114,7 +114,9 @@ def test_little_room_and_no_permission_are_named(monkeypatch: pytest.MonkeyPatch
 
 def test_a_module_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import lm
+    import media
 
+    monkeypatch.setattr(media, "__path__", [])  # it would miss what lm then lacks
     (tmp_path / "mine.py").write_text("import a_package_that_is_not_there\n", encoding="utf-8")
     monkeypatch.setattr(lm, "__path__", [str(tmp_path)])
     text = said(check_setup.components(), "failure")

@@ -94,7 +94,7 @@ def test_the_questions_do_not_name_a_run(compose) -> None:
 def test_weights_that_are_not_finite_are_a_sentence(train: Callable[..., Path], monkeypatch, capsys) -> None:
     folder = train("trainer.max_steps=1")
     monkeypatch.setattr(
-        "lm.inference.evaluate.logits", lambda _, batch: torch.full((*batch["input_ids"].shape, 300), torch.nan)
+        "lm.inference.evaluate.logits_of", lambda _, batch: torch.full((*batch["input_ids"].shape, 300), torch.nan)
     )
     with pytest.raises(UserError, match="not finite"):
         answers(folder, SHIPPED, capsys)

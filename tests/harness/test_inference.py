@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,7 +105,8 @@ def test_a_model_that_is_not_finite_is_a_sentence(train: Callable[..., Path], ca
     trained = load(str(folder))
     torch.nn.init.constant_(trained.model.model.norm.weight, torch.nan)
     capsys.readouterr()
-    print_summary(folder, trained.model, trained.tokenizer, None, context=16, prompt="def ")
+    data = SimpleNamespace(tokenizer=trained.tokenizer, context=16)
+    print_summary(folder, trained.model, data, None, prompt="def ")
     said = capsys.readouterr().out
     assert "output is not finite" in said and f"python evaluate.py {folder.as_posix()}" in said
     for value in (torch.nan, torch.inf):

@@ -126,6 +126,13 @@ def test_what_leaks_or_loads_without_a_target_is_refused_too(part: str, value: o
         refuse_untrusted(cfg, [part])
 
 
+def test_a_target_that_another_key_holds_is_refused_where_it_is_built() -> None:
+    with pytest.raises(UserError, match=r"model\.config\._target_: os\.system"):
+        refuse_untrusted(
+            OmegaConf.create({"model": {"config": "${aside}"}, "aside": {"_target_": "os.system"}}), ("model",)
+        )
+
+
 def test_a_token_may_come_from_the_environment_where_a_token_is_asked_for() -> None:
     refuse_untrusted(OmegaConf.create({"data": {"token": "${oc.env:HF_TOKEN}", "path": "${oc.env:DATA}"}}), ["data"])
 

@@ -39,6 +39,7 @@ PERCENTILES = (5, 50, 95, 100)
 # Characters that a text rarely means: what decoders put for bytes that they could not read, and control characters.
 DAMAGE = re.compile("[\ufffd\x00-\x08\x0b\x0e-\x1f]")
 LONG_LINE = 60  # characters: a line this long is hardly in two texts by chance
+FEW_SLOTS = 0.25  # the share of slots that have a medium
 LEAK = 0.1  # the share of validation text that may be in the training text, too
 
 
@@ -51,6 +52,7 @@ class Texts:
     copies: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    media: dict[str, list[bytes]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     long_lines: dict[str, list[bytes]] = field(default_factory=lambda: {split: [] for split in SPLITS})
 
 
@@ -61,7 +63,9 @@ def look(documents: Iterable[tuple[str, Document]]) -> Texts:
         texts.documents[split] += 1
         texts.lengths.append(len(document.text))
         texts.long_lines[split] += _long_lines(document.text)
-        digest = _digest(document.text)
+        media = [hashlib.blake2b(medium.data, digest_size=16).digest() for medium in document.media]
+        texts.media[split] += media
+        digest = _digest(document.text) + b"".join(media)
         for names, applies in (
             (texts.empty, not document.text.strip()),
             (texts.copies, digest in seen),
@@ -118,6 +122,10 @@ def split(texts: Texts) -> Iterator[CheckResult]:
     """Stage 2: training and validation text."""
     train, val = texts.documents["train"], texts.documents["val"]
     yield ok("split", f"{train:,} documents for training, {val:,} for validation")
+    seen = set(texts.media["train"])
+    if leaked := sum(digest in seen for digest in set(texts.media["val"])):
+        message = f"{leaked:,} pictures or sounds of the validation set are in the training set, too"
+        yield warning("split", f"{message}.", "Leave them out of data.val_path: the model has seen their answers.")
     known, lines = set(texts.long_lines["train"]), texts.long_lines["val"]
     share = sum(line in known for line in lines) / max(1, len(lines))
     message = f"{share:.1%} of {len(lines):,} long lines of the validation text are in the training text, too"
@@ -138,6 +146,9 @@ def prepared(cfg: DictConfig) -> Iterator[CheckResult]:
     sizes = {}
     for name, data in prepare_all(cfg, vocabulary, sums=True).items():
         yield from of_set(name, files(data))
+        if cfg.get("encoders"):
+            yield from of_set(name, media(data, vocabulary, context, cfg))
+            continue
         for split in SPLITS:
             if data.meta[split]["tokens"]:
                 dataset = windows(data, split, context, packing=cfg.data.packing)
@@ -155,6 +166,40 @@ def files(data: Prepared) -> Iterator[CheckResult]:
         yield warning("files", message, "Look after the disk: train again what was trained on it since.")
     else:
         yield ok("files", f"{data.folder.as_posix()}: sizes and checksums are those that were written")
+
+
+def media(data: Prepared, vocabulary: int, context: int, cfg: DictConfig) -> Iterator[CheckResult]:
+    """The same stages for documents with pictures and sounds, and what their files had."""
+    from harness.data.material import build_data_module
+    from lm.keys import Data
+    from media.facts import described, left_out, read, said
+
+    module = build_data_module(cfg.data, Data.kept)
+    facts = read(data.folder)
+    yield from (ok("media", sentence) for sentence in described(facts))
+    yield from (ok("conversions", sentence) for sentence in said(facts, module.source.processors))
+    if lost := left_out(data.folder):
+        yield warning("media", lost, "Mend those files, or leave them out of data.path.")
+    module.open(data, context)
+    for split, dataset in (("train", module.train_set), ("val", module.val_set)):
+        if dataset is not None:
+            yield from tokens(data, split, vocabulary)
+            yield ok("lengths", f"{split}: a document takes {_percentiles(dataset.lengths)} tokens of {context}")
+            if split == "train":
+                yield slots(dataset.filled())
+            yield from rows(dataset, split, cfg, alone=True)
+
+
+def slots(filled: dict[str, float]) -> CheckResult:
+    shares = ", ".join(
+        f"{share:.0%} of {name if name == 'tokens' else f'{name} slots'}" for name, share in filled.items()
+    )
+    empty = [name for name, share in filled.items() if name != "tokens" and share < FEW_SLOTS]
+    message = f"{shares} are filled in a row of training"
+    if empty:
+        cure = f"Lower encoders.{empty[0]}.slots, or raise it with the context: an empty one is computed, too."
+        return warning("slots", f"{message}.", cure)
+    return ok("slots", message)
 
 
 def tokens(data: Prepared, split: str, vocabulary: int) -> Iterator[CheckResult]:

@@ -1,7 +1,8 @@
-"""Is this machine ready to train? python devtools/check_setup.py [--quick] [--json]
+"""Is this machine ready to train? python devtools/check_setup.py [encoders=…] [--quick] [--json]
 
 Looks at Python, packages, devices, disks and caches, imports every part, and trains, saves, loads and generates with a
-tiny model in a temporary folder (--quick leaves that out). Exits with 1 if something would stop a run.
+tiny model in a temporary folder (--quick leaves that out). Encoders of pictures and sounds, chosen as for train.py, are
+loaded and tried. Exits with 1 if something would stop a run.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -34,7 +35,7 @@ NETWORK = {"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"}
 SMALL = ("model=tiny", "data.limit=50", "data.val_fraction=0.2", "trainer.max_steps=10", "logger=none")
 
 
-def findings(*, quick: bool) -> Iterator[CheckResult]:
+def findings(overrides: Sequence[str] = (), *, quick: bool) -> Iterator[CheckResult]:
     """Yield what is found, cheapest first. A package that must not be imported ends it."""
     yield python()
     bad = list(packages())
@@ -46,6 +47,8 @@ def findings(*, quick: bool) -> Iterator[CheckResult]:
     yield from components()
     yield from devices()
     yield from speed()
+    if overrides or not quick:
+        yield from encoders(overrides or ["encoders=tiny"])
     if not quick:
         yield round_trip()
 
@@ -124,9 +127,10 @@ def disks() -> Iterator[CheckResult]:
 def components() -> Iterator[CheckResult]:
     import harness
     import lm
+    import media
     from harness.errors import UserError
 
-    packages = [(package.__path__, f"{package.__name__}.") for package in (lm, harness)]
+    packages = [(package.__path__, f"{package.__name__}.") for package in (lm, media, harness)]
     found = [module.name for path, prefix in packages for module in pkgutil.walk_packages(path, prefix)]
     names = [name for name in found if not name.endswith("__main__")]
     broken, without = 0, []
@@ -140,7 +144,7 @@ def components() -> Iterator[CheckResult]:
             yield failure("components", f"{name} cannot be imported: {type(error).__name__}: {error}", INSTALL)
     if not broken:
         lacking = f"; without what {' and '.join(without)} need" if without else ""
-        yield ok("components", f"all {len(names)} modules of lm and harness can be imported{lacking}")
+        yield ok("components", f"all {len(names)} modules of lm, media and harness can be imported{lacking}")
 
 
 def devices() -> Iterator[CheckResult]:
@@ -182,6 +186,42 @@ def speed() -> Iterator[CheckResult]:
     for setting, milliseconds in found.milliseconds.items():
         yield ok("speed", f"{milliseconds:>8,.1f} ms for a micro-batch of model={cfg.model.name}: {setting}")
     yield ok("speed", f"auto is {found.setting} ({found.gain}) on {found.machine}")
+
+
+def encoders(overrides: Sequence[str]) -> Iterator[CheckResult]:
+    """Load each encoder with what makes its input, and let it see and hear noise and nothing at all."""
+    import torch
+
+    from harness.config.check import check
+    from harness.config.compose import compose
+    from harness.errors import UserError
+    from media.encoders import Encoder, plans
+    from media.processors import processors
+
+    try:
+        cfg = compose(["model=tiny", *overrides])
+        check(cfg)
+        chosen = plans(cfg.encoders)
+    except (UserError, AttributeError) as error:
+        yield failure("encoders", str(error), "Say them as for train.py: encoders=image encoders.image.name=PATH.")
+        return
+    for kind, plan in chosen.items():
+        try:
+            processors({kind: cfg.encoders[kind]})
+            encoder = Encoder(plan, load=True).eval()
+            with torch.no_grad():
+                seen = encoder(torch.stack([torch.rand(plan.input), torch.zeros(plan.input)]))
+        except UserError as error:
+            yield failure(f"encoder of {kind}", error.what, error.cure)
+            continue
+        size = sum(parameter.numel() for parameter in encoder.parameters())
+        where = plan.folder.as_posix() if plan.folder else "fresh weights"
+        shape = " x ".join(map(str, plan.input))
+        what = f"{type(encoder.tower).__name__}, {size:,} parameters ({where}): {shape} becomes {plan.outputs} tokens"
+        if tuple(seen.shape) == (2, plan.outputs, plan.width) and bool(seen.isfinite().all()):
+            yield ok(f"encoder of {kind}", f"{what}.")
+        else:
+            yield failure(f"encoder of {kind}", f"{what}, which are wrong or not finite.", "Take other weights.")
 
 
 def round_trip() -> CheckResult:
@@ -228,10 +268,11 @@ def _file_system(folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", metavar="encoders=…", nargs="*", help="encoders to try, as for train.py")
     parser.add_argument("--quick", action="store_true", help="leave out the training, which takes most of the time")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     arguments = parser.parse_args()
-    report(findings(quick=arguments.quick), as_json=arguments.json)
+    report(findings(arguments.overrides, quick=arguments.quick), as_json=arguments.json)
 
 
 if __name__ == "__main__":

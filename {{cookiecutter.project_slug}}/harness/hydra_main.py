@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 # By name: they stand above, and only a multirun or a plan needs them.
 LAUNCH, FINISHED = "harness.launch.sweep:run", "harness.launch.status:finished"
 PLAN, PLAN_SWEEP = "harness.plan.command:run", "harness.plan.command:sweep"
-USUAL = ("harness.", "lm.", "lightning.pytorch.loggers.TensorBoardLogger")
+USUAL = ("harness.", "lm.", "media.", "lightning.pytorch.loggers.TensorBoardLogger")
 LIGHTNINGS = ("trainer", "callbacks", "logger")
 # A multirun never comes to Hydra's own main, which would compose the config once more only to see that.
 Hydra.get_mode = lambda *_, **__: RunMode.RUN  # type: ignore[method-assign]

@@ -8,9 +8,7 @@ COMMANDS = [
     Command("report", "harness.report.command", "what happened in a run, or in several: in the terminal and as a page"),
     Command("replay", "harness.replay.command", "why a step was skipped: which module, data or precision", TRAIN),
     Command("prepare", "lm.data.command", "prepare data alone: tokenizer and tokens, in the folder of data.prepared"),
-    Command(
-        "export", "lm.inference.command", "hand a model over: a folder that transformers loads, proven to be the same"
-    ),
+    Command("export", "media.command", "hand a model over: a folder that transformers loads, proven to be the same"),
     Command("verify-resume", "harness.verify_resume", "prove that resuming is exact with your own config", TRAIN),
 ]
 

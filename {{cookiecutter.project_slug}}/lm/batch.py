@@ -4,8 +4,8 @@
     labels     (B, T) int64  the same tokens where the loss counts them, else NO_LABEL; the loss shifts them
     more keys                go to the model as they are (attention_mask, position_ids, pixel_values, …), row first
 
-B rows, T positions, V vocabulary. The loader makes batches, `model_inputs` hands them to the model, and what the
-harness wants to know of them (how large, what is in them, how to show one) is `TokenBatch`.
+B rows, T positions, V vocabulary. The loader makes batches, `logits_of` hands them to the model, and what the harness
+wants to know of them (how large, what is in them, how to show one) is `TokenBatch`.
 """
 
 from typing import Any, NoReturn
@@ -18,20 +18,17 @@ from harness.batch import Batch
 from harness.errors import UserError
 from harness.sequences import NO_LABEL, SequenceBatch
 
-__all__ = ["NO_LABEL", "TokenBatch", "logits_of", "model_inputs"]
+__all__ = ["NO_LABEL", "TokenBatch", "logits_of"]
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the logits (B, T, V) of a batch. transformers would build a key-value cache, which nothing here reads."""
-    options = {"use_cache": False} if isinstance(model, PreTrainedModel) else {}
-    output = model(**model_inputs(batch), **options)
-    logits: Tensor = output if isinstance(output, Tensor) else output.logits
-    return logits
-
-
-def model_inputs(batch: Batch) -> dict[str, Any]:
-    """Return the arguments of the model's forward pass: all keys but the labels, whose loss is ours."""
-    return {name: value for name, value in batch.items() if name != "labels"}
+    """Return the logits (B, T, V) of a batch, from all of its keys but the labels, whose loss is ours."""
+    inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
+    options = (
+        {"use_cache": False} if isinstance(model, PreTrainedModel) else {}
+    )  # there is no next token to keep it for
+    output = model(**inputs, **options)
+    return output if isinstance(output, Tensor) else output.logits  # type: ignore[no-any-return]
 
 
 class TokenBatch(SequenceBatch):

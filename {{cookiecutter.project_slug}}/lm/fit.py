@@ -52,7 +52,7 @@ def train(cfg: DictConfig) -> float | None:
         picks = picks_of(cfg, config, run, steps, point)
         module = build_module(cfg, config, data, picks, steps, load=point is None)
         loss = fit(cfg, run, module, data, picks, point)
-        print_summary(run.folder, module.model, data.tokenizer, loss, context=data.context, prompt=cfg.data.prompt)
+        print_summary(run.folder, module.model, data, loss, prompt=cfg.data.prompt)
         return loss
 
 

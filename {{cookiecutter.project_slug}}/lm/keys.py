@@ -70,7 +70,7 @@ class Lora(Section):
 
 class Model(Section):
     kept: ClassVar[frozenset[str]] = frozenset(
-        ["name", "peak_lr", "gradient_checkpointing", "attention", "compile", "config", "freeze"]
+        ["name", "peak_lr", "gradient_checkpointing", "attention", "compile", "config", "freeze", "wrapper"]
     )
     name: Text = key("the first part of the run's name")
     peak_lr: Amount = key("the peak learning rate that suits this size; optimizer.lr takes it")
@@ -85,6 +85,7 @@ class Model(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = extra("the type of the weights")
     safetensors: Flag = extra("true reads safetensors alone; false pytorch_model.bin, too")
     trust_remote_code: Flag = extra("run the Python files that lie beside the weights")
+    wrapper: dict[Any, Any] | None = extra("a module around the model, which is given it: by _target_")
     lora: Lora = extra("train low-rank matrices beside the weights of the model, and nothing else")
 
 

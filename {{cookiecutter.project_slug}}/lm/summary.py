@@ -2,8 +2,8 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Tokenizer
 from torch import nn
 
 from harness.console import closing, commands
@@ -13,12 +13,12 @@ from lm.inference.generate import continuation
 SAMPLE_TOKENS = 120
 
 
-def print_summary(
-    folder: Path, model: nn.Module, tokenizer: Tokenizer, loss: float | None, *, context: int, prompt: str
-) -> None:
+def print_summary(folder: Path, model: nn.Module, data: Any, loss: float | None, *, prompt: str) -> None:
     """Print validation loss, a sample (which takes all ranks if weights are sharded; one prints), the next commands."""
     try:
-        text = continuation(model, tokenizer, prompt, max_tokens=SAMPLE_TOKENS, context=context)
+        own = getattr(data, "sample", None)  # of what is more than text
+        how = {"max_tokens": SAMPLE_TOKENS, "context": data.context}
+        text = own(model) if own else continuation(model, data.tokenizer, prompt, **how)
     except UserError as error:  # weights that are not finite: the run is told to its end all the same
         text = str(error)
     facts = {"the run": f"{folder.as_posix()}/", **commands(folder, prompt)}

@@ -48,20 +48,32 @@ def test_a_kill_while_data_are_prepared_leaves_no_trace(small, tmp_path) -> None
 def test_killed_at_every_durable_step_in_turn_it_gives_the_same_files(corpus, command, tmp_path) -> None:
     source = ("data.source._target_=slow_source.DeadlyText", f"data.path={corpus}", "data.val_fraction=0.2")
     base = ("prepare", "model=tiny", "model.config.vocab_size=300", "data=text", *source)
+    assert "train.loss_mask.bin" in killed_in_turn(command, base, tmp_path)
+
+
+def test_killed_at_every_durable_step_in_turn_pictures_and_sounds_are_the_same(command, tmp_path) -> None:
+    source = ("data.source._target_=slow_source.DeadlyMedia", "data.source.count=12", "data.val_fraction=0.3")
+    files = killed_in_turn(command, ("prepare", "experiment=omni", *source), tmp_path)
+    assert {"train.image.bin", "train.audio.bin", "train.documents.jsonl", "val.image.sizes.bin"} <= set(files)
+    assert len(files["train.image.bin"]) > 3 * 224 * 224
+
+
+def killed_in_turn(command, base, folder: Path) -> dict[str, bytes]:
     gone_on = 0
     for attempt in itertools.count(1):
-        done = command(*base, f"data.prepared={tmp_path / 'killed'}", DIES_AT=str(attempt))
+        done = command(*base, f"data.prepared={folder / 'killed'}", DIES_AT=str(attempt))
         if done.returncode == 0:
             break
         assert done.returncode == -signal.SIGKILL, done.stderr
         gone_on += "Going on after" in done.stderr
     assert attempt > 10 and gone_on > 5, "it was killed too seldom to show anything"
-    straight = command(*base, f"data.prepared={tmp_path / 'straight'}")
+    straight = command(*base, f"data.prepared={folder / 'straight'}")
     assert straight.returncode == 0, straight.stderr
-    assert prepared(tmp_path / "killed") == prepared(tmp_path / "straight") != {}
-    assert any(name.endswith("/train.loss_mask.bin") for name in prepared(tmp_path / "killed"))
-    left = [path for path in (tmp_path / "killed").iterdir() if path.is_dir()]
+    assert prepared(folder / "killed") == prepared(folder / "straight") != {}
+    assert any(name.endswith("/train.loss_mask.bin") for name in prepared(folder / "killed"))
+    left = [path for path in (folder / "killed").iterdir() if path.is_dir()]
     assert [path.name for path in left] == [done.stdout.splitlines()[0].rpartition("/")[2]]
+    return prepared(folder / "killed")
 
 
 def test_what_is_not_learned_the_same_twice_is_kept_when_it_is_killed(corpus, command, tmp_path) -> None:

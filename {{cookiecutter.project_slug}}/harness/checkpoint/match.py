@@ -10,11 +10,13 @@ from torch import Tensor
 from harness.errors import UserError
 from harness.wrappers import plain
 
-# A Lightning module and transformers' own causal models both hold a model as `model`.
+# A Lightning module and transformers' own causal models both hold a model as `model`; encoders stand before a
+# `language_model`.
 HOLDERS: tuple[Callable[[str], str], ...] = (
     lambda name: name,
     lambda name: name.removeprefix("model."),
     lambda name: f"model.{name}",
+    lambda name: f"language_model.{name}",
 )
 MOST_ROWS = 20
 

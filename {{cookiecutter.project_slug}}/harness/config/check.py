@@ -26,7 +26,7 @@ from harness.config.sources import NoSuchTarget
 from harness.errors import UserError
 
 HYDRAS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
-OURS = ("harness.", "lm.")
+OURS = ("harness.", "lm.", "media.")
 LIBRARIES = {"MLFlowLogger": "mlflow", "CometLogger": "comet_ml"}  # Lightning's loggers that no extra of ours brings
 CLOSE = 0.85  # where a target takes anything, only what is this near to one of its own names is a typo
 

@@ -19,7 +19,8 @@ from harness.config.secrets import masked, masked_by_name
 NOT_IDENTITY = (
     "hydra", "run", "sweep", "launcher", "resume", "resume_from", "checkpoint", "logger", "env", "debug", "known_keys",
     "callbacks.progress", "callbacks.checkpoint", "callbacks.signals", "callbacks.debug_log", "callbacks.samples",
-    "callbacks.choices", "data.num_workers", "data.prepared", "data.prompt",
+    "callbacks.choices", "callbacks.answers", "callbacks.parts", "callbacks.perception",
+    "data.num_workers", "data.prepared", "data.prompt",
     "model.attention", "model.compile", "model.gradient_checkpointing",
     "trainer.*",
 )  # fmt: skip

@@ -19,6 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from harness.config.identity import resolved
 from harness.config.secrets import names_secret
 from harness.errors import UserError
 
@@ -27,6 +28,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 ALLOWED = re.compile(
     r"transformers\.[A-Z]\w*Config"
     r"|transformers\.models\.\w+\.configuration_\w+\.[A-Z]\w*Config"
+    r"|transformers\.[A-Z]\w*(ImageProcessorPil|FeatureExtractor)"
     r"|transformers\.(optimization\.)?get_\w*schedule\w*"
     r"|torch\.nn\.(modules\.\w+\.)?[A-Z]\w*"
     r"|torch\.optim\.(\w+\.)?[A-Z]\w*"
@@ -39,7 +41,7 @@ ALLOWED = re.compile(
 # Where this project keeps what a config may name. Not here: what writes files, starts processes or reads a run.
 OWN_PLACES = (
     "lm.data.*", "lm.models.*", "lm.optim.*", "lm.callbacks.*", "lm.inference.choices.*", "lm.inference.samples.*",
-    "lm.module.*",
+    "lm.module.*", "media.*",
     "harness.callbacks.*", "harness.data.*", "harness.sharding.ShardedStrategy",
 )  # fmt: skip
 OWN_FUNCTIONS = ("lm.optim.*",)  # elsewhere a function may do anything; a class is built
@@ -60,11 +62,12 @@ def refuse_untrusted(cfg: DictConfig, parts: Iterable[str], *, trusted: Iterable
 
     `trusted` are names that the user has typed: a target, or a beginning of targets (`my_module`), or a key.
     """
-    raw = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(raw, dict)
-    doubts = [doubt for part in parts for doubt in _doubts(_at(raw, part), part)]
+    # As it is written, for what would be looked up; as it is built, for what `${key}` takes from elsewhere.
+    forms = OmegaConf.to_container(cfg, resolve=False), resolved(cfg)
+    doubts = [doubt for part in parts for form in forms for doubt in _doubts(_at(form, part), part)]
     left = [(key, what, name) for key, what, name in doubts if not _is_trusted(key, name, trusted)]
     if left:
+        left = list(dict.fromkeys(left))
         names = " ".join(dict.fromkeys(f"--trust {name}" for _, _, name in left))
         raise UserError(
             f"{where or 'This run'} may have been made by somebody else, and its config.yaml would run code here:\n  "
@@ -151,6 +154,6 @@ def _defined_in(module: str) -> tuple[frozenset[str], frozenset[str], dict[str, 
             alias.asname or alias.name: f"{node.module}.{alias.name}"
             for node in imports
             for alias in node.names
-            if str(node.module).startswith(("lm.", "harness."))
+            if str(node.module).startswith(("lm.", "media.", "harness."))
         },
     )

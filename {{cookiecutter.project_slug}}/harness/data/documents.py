@@ -3,24 +3,43 @@
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+MARK = "\ufffc"  # Unicode's object replacement character: in a document with media, each stands for the next of them
+
+
+class Medium(NamedTuple):
+    """A picture or a sound as a file's bytes; `name` is for people."""
+
+    kind: str
+    data: bytes
+    name: str
 
 
 @dataclass(frozen=True)
 class Document:
     """A text that is split, shuffled and ended as one: a file, a block of one large file, or a conversation.
 
-    `loss_spans` are the stretches (start, end) of the text that the loss counts, in order; None for all of it.
+    `loss_spans` are the stretches (start, end) of the text that the loss counts, in order; None for all of it. `media`
+    stand where the text has a MARK each.
     """
 
     name: str
     text: str
     loss_spans: tuple[tuple[int, int], ...] | None = None
+    media: tuple[Medium, ...] = ()
 
     @functools.cached_property
     def content(self) -> bytes:
-        """The text as bytes, which decide where it falls, whatever it is called."""
-        return self.text.encode("utf-8", "surrogatepass")
+        """The text as bytes, without the places of media."""
+        text = self.text.replace(MARK, "") if self.media else self.text
+        return text.encode("utf-8", "surrogatepass")
+
+    @property
+    def key(self) -> bytes:
+        """What decides where it falls, whatever it is called: its first medium, so that whatever is said of a picture
+        is on the same side, or else the text."""
+        return self.media[0].data if self.media else self.content
 
     def parts(self) -> Iterator[tuple[str, bool]]:
         """Yield the text in parts, each with whether the loss counts it."""
@@ -36,7 +55,7 @@ class Document:
 
 class Source(Protocol):
     """What `data.source` builds. It may also have `special_tokens`, texts that are one token each; `chat_template`, for
-    the tokenizer; and `size`, about how many bytes it has."""
+    the tokenizer; `size`, about how many bytes it has; `encode(tokenizer, end, batch)`, which makes rows of them."""
 
     def check(self) -> None:
         """Raise UserError, fast and without reading the content, when there is nothing to read."""

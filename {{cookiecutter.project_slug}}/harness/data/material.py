@@ -13,12 +13,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from harness.data.documents import Document, Source
-from harness.data.split import Survey, as_limit, chosen, refuse_empty, survey
+from harness.data.split import Survey, as_limit, chosen, held_out, refuse_empty, survey
 from harness.errors import UserError
 
 log = logging.getLogger(__name__)
 
-CONTENT = attrgetter("content")  # of a document: its text as bytes
+CONTENT, KEY = attrgetter("content"), attrgetter("key")  # of a document: its text as bytes, and what splits it
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,13 @@ class Material:
     def documents(self) -> Iterator[tuple[str, Document]]:
         """Yield all documents in their order, each with its split."""
         val_fraction = self.val_fraction if self.validation is None else 0.0
-        yield from chosen(self.source.documents(), CONTENT, self.seed, val_fraction, as_limit(self.limit))
+        for split, document in chosen(self.source.documents(), KEY, self.seed, val_fraction, as_limit(self.limit)):
+            sides = {held_out(medium.data, self.seed, val_fraction) for medium in document.media}
+            if len(sides) < 2:
+                yield split, document
+            else:
+                left_out: Any = self.source  # one that reads media knows what is left out
+                left_out.on_skip(document.name, "has media of both sides of the split")
         if self.validation is not None:
             yield from (("val", document) for document in self.validation.documents())
 
@@ -98,7 +104,13 @@ def build_sources(data: DictConfig) -> tuple[Source, Source | None]:
     if "source" not in data:
         raise UserError(f"data={data.name} has no documents of its own.", cure="Name one of its sets: data=…")
     validation = validation_source(data)
-    return instantiate(data.source), None if validation is None else instantiate(validation)
+    return instantiate(training_source(data)), None if validation is None else instantiate(validation)
+
+
+def training_source(data: DictConfig) -> dict[str, Any]:
+    """Return the values of the source of a config's `data`."""
+    values: Any = OmegaConf.to_container(data.source, resolve=True)
+    return _through(data, values)
 
 
 def validation_source(data: DictConfig) -> dict[str, Any] | None:
@@ -111,7 +123,15 @@ def validation_source(data: DictConfig) -> dict[str, Any] | None:
             cure="Hold out a share of the documents with data.val_fraction instead.",
         )
     values: Any = OmegaConf.to_container(data.source, resolve=True)  # while ${data.on_bad} can be looked up
-    return {**values, "path": data.val_path}
+    return _through(data, {**values, "path": data.val_path})
+
+
+def _through(data: DictConfig, source: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of what `source` goes through: a source that has it as its own `source`."""
+    if data.get("through") is None:
+        return source
+    through: Any = OmegaConf.to_container(data.through, resolve=True)
+    return {**through, "source": source}
 
 
 def build_data_module(data: DictConfig, kept: Collection[str]) -> Any:
@@ -119,6 +139,8 @@ def build_data_module(data: DictConfig, kept: Collection[str]) -> Any:
     the source of its `val_path`."""
     values: Any = OmegaConf.to_container(data, resolve=True)  # while ${data.path} can be looked up
     arguments = {key: value for key, value in values.items() if key not in kept}
+    if data.get("through") is not None:
+        arguments["source"] = training_source(data)
     if (validation := validation_source(data)) is not None:
         arguments["validation"] = validation
     return instantiate(arguments, _convert_="all")

@@ -8,10 +8,11 @@ documents -> batches of about a megabyte -> numbers (all cores) -> appended to t
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 BATCH_BYTES = 1 << 20  # of text encoded at a time: enough for many cores; the numbers of it take about 30 MB
 SAVE_SECONDS = 5.0
 DOCUMENT_COST = 64  # bytes that a document takes besides its text, so that a batch of empty ones ends, too
+MEDIUM_COST = 1 << 16  # bytes that a medium takes at least, once it is decoded
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,15 @@ class Progress:
 
 
 class Row(NamedTuple):
-    """A document as it is written: `mask` is None where the loss counts all of `ids`; sizes are in bytes of text."""
+    """A document as it is written: `mask` is None where the loss counts all of `ids`; sizes are in bytes of text.
+    `more` is appended to files of the split, by what they are called after it. One without `ids` is left out."""
 
     split: str
     ids: list[int]
     mask: list[bool] | None
     size: int
     counted: int
+    more: Mapping[str, bytes] = MappingProxyType({})
 
 
 Encode = Callable[[list[tuple[str, Document]]], list[Row]]
@@ -156,6 +160,10 @@ def read(file: Path, dtype: str, stretches: list[tuple[int, int]]) -> npt.NDArra
 
 def _write(files: GrowingFiles, row: Row, progress: Progress) -> None:
     counts, mask = progress.splits[row.split], f"{row.split}.loss_mask.bin"
+    for name, content in row.more.items():
+        files.append(f"{row.split}.{name}", content)
+    if not row.ids:
+        return
     if row.mask is not None and mask not in files.sizes:
         # The loss counted every number so far, which is only now worth a file.
         for start in range(0, counts["numbers"], BATCH_BYTES):
@@ -170,4 +178,5 @@ def _write(files: GrowingFiles, row: Row, progress: Progress) -> None:
 
 
 def _size_in_memory(item: tuple[str, Document]) -> int:
-    return DOCUMENT_COST + len(item[1].text)
+    document = item[1]
+    return DOCUMENT_COST + len(document.text) + sum(max(MEDIUM_COST, len(medium.data)) for medium in document.media)

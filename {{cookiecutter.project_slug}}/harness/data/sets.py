@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.config.check import check
 from harness.config.compose import compose
 from harness.config.names import choices, nearest
-from harness.data.material import Material, build_sources, validation_source
+from harness.data.material import Material, build_sources, training_source, validation_source
 from harness.errors import UserError
 
 LONGEST = 100_000  # positions after which the order of sets has to repeat itself
@@ -48,7 +48,7 @@ def check_material(data: DictConfig, seed: int) -> None:
     """Look whether there is something to read, of one source or of each set. Raises UserError."""
     if "source" in data:
         validation = validation_source(data)
-        instantiate(data.source).check()
+        instantiate(training_source(data)).check()
         try:
             if validation is not None:
                 instantiate(validation).check()

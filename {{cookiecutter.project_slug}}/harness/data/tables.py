@@ -169,6 +169,10 @@ class HfSource(RowSource):
                 f"{self.path} cannot be read as a data set: {why}.",
                 cure="data.config=NAME and data.split=NAME choose a part of one that has several.",
             ) from error
+        return self.chosen(table)
+
+    def chosen(self, table: Any) -> Any:
+        """Return a table with the columns that are read."""
         return table.select_columns([self.column]) if self.column in table.column_names else table
 
     def _whole(self, kind: str) -> list[str]:

@@ -82,10 +82,11 @@ class FirstNonFinite:
         self._open.append(name)
         # An additive attention mask is full of -inf on purpose.
         kwargs_without_masks = {key: value for key, value in kwargs.items() if "mask" not in key}
-        for tensor in _floats((args, kwargs_without_masks)):
-            self._inputs.setdefault(name, describe(tensor))
-            note = f"in its own operations, before {_last(name)}" if parent is not None else ""
-            self._check(INPUT if parent is None else parent, "output", note, tensor)
+        for key, given in [("", args), *kwargs_without_masks.items()]:
+            for tensor in _floats(given):
+                self._inputs.setdefault(name, describe(tensor))
+                note = f"in its own operations, before {_last(name)}" if parent is not None else key
+                self._check(INPUT if parent is None else parent, "output", note, tensor)
         watch = partial(self._watch, partial(self._check, name, "gradient", "of its input"))
         return tree_map(watch, args), {**kwargs, **tree_map(watch, kwargs_without_masks)}
 

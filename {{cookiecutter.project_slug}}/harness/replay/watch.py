@@ -112,7 +112,7 @@ class Watch(Callback):
     def _same_batches(self) -> bool:
         pairs = zip(self._batches, self.incident.batches, strict=False)
         return len(self._batches) == len(self.incident.batches) and all(
-            torch.equal(now[name].cpu(), then[name]) for now, then in pairs for name in then
+            same(now[name].cpu(), then[name]) for now, then in pairs for name in then
         )
 
 
@@ -130,3 +130,8 @@ def stop_in_debugger(found: NonFinite) -> None:
     debugpy = sys.modules.get("debugpy")
     if debugpy and debugpy.is_client_connected():
         debugpy.breakpoint()
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Say whether two tensors hold the same values; what is not a number equals itself here."""
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())

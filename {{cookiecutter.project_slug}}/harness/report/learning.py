@@ -6,6 +6,7 @@ from harness.report.symptoms import Symptom, rule, steps
 
 # A clipped gradient norm is healthy over three orders of magnitude; beyond, something else than the data speaks.
 SMALL_NORM, LARGE_NORM, EXPLODED_NORM = 1e-3, 100.0, 1000.0
+GAP = 0.1  # nats that a document has to lose when what it shows is swapped, for the model to use it
 FLAT = 0.01  # share of the loss that must be gained for it to count as falling
 ACCURACY_GAIN = 0.005  # of all tokens, for the accuracy to count as rising
 
@@ -118,3 +119,26 @@ def partly_without_gradient(record: RunRecord) -> Symptom | None:
     text = f"of {data['parameters']} parameters {none} have none and {data['zero']} have zeros, at {steps(found)}"
     cure = "What no data reach does not learn: embeddings of absent tokens, layers that the loss does not use."
     return Symptom("watch", "Some parameters have no gradient", text, cure, "the-loss-is-flat")
+
+
+@rule
+def overlooked(record: RunRecord) -> Symptom | None:
+    """Does swapping what a document shows for another document's change its loss?"""
+    known = {name: found for name, found in record.swapped.items() if None not in (found["own"], found["other"])}
+    if not known:
+        return None
+    unused = [name for name, found in known.items() if found["other"] - found["own"] < GAP]
+    text = "; ".join(
+        f"{name}: {found['own']:.3f} nats a document with its own, {found['other']:.3f} with another document's"
+        + (f", {found['right']:.0%} of the answers right" if found["right"] is not None else "")
+        for name, found in known.items()
+        if not unused or name in unused
+    )
+    if not unused:
+        return Symptom("good", "It uses what it is shown", text)
+    title = f"The model does not use its {' and '.join(unused)} input: swapping it changes nothing"
+    cure = (
+        "Do texts and media belong together (+debug=data)? Has the encoder its weights, and does something learn "
+        "behind it (the table of parts at the start)? Else train longer, or raise the projector's learning rate."
+    )
+    return Symptom("bad", title, text, cure, "multimodal-not-working")

@@ -50,6 +50,7 @@ class RunRecord:
     modules: dict[str, float] = field(default_factory=dict)  # sum of gradient norms
     marks: dict[str, Thinned] = field(default_factory=dict)  # by kind: (step, data)
     samples: dict[str, Thinned] = field(default_factory=dict)  # by prompt: (step, text)
+    swapped: dict[str, Data] = field(default_factory=dict)  # by what was: the last losses with the own and another's
     start: Data = field(default_factory=dict)
     end: Data | None = None
     step: int = 0
@@ -157,6 +158,8 @@ def param_updates(record: RunRecord, step: int, data: Data) -> None:
 
 def validation(record: RunRecord, step: int, data: Data) -> None:
     record.curve("val_loss", step, number(data, "loss"))
+    for name in (key.removesuffix("/other") for key in data if key.endswith("/other")):
+        record.swapped[name] = {which: number(data, f"{name}/{which}") for which in ("own", "other", "right")}
 
 
 def sample(record: RunRecord, step: int, data: Data) -> None:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 def describe(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """Return what defines a training: sizes, the Trainer's settings, the optimizers' settings."""
     trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in pl_module.parameters())
+    total, network = sum(p.numel() for p in pl_module.parameters()), getattr(pl_module, "network", None)
     training = {
         "max_steps": trainer.max_steps,
         "max_epochs": trainer.max_epochs,
@@ -22,6 +22,7 @@ def describe(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     }
     return {
         "parameters": {"trainable": trainable, "frozen": total - trainable, "total": total},
+        **({"parts": parts()} if (parts := getattr(network, "parts", None)) else {}),  # of a model made of several
         "training": training,
         "data": describe_data(trainer),
         "schedule": [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs],

@@ -13,7 +13,7 @@ def encoder(tokenizer: Tokenizer, end: int, source: Source) -> Encode:
     """Return what makes rows of a batch of documents of `source`."""
     if isinstance(source, ArraySource):
         return functools.partial(encoded_already, tokenizer, source)
-    return functools.partial(encoded, tokenizer, end)
+    return functools.partial(getattr(source, "encode", encoded), tokenizer, end)
 
 
 def encoded(tokenizer: Tokenizer, end: int, batch: list[tuple[str, Document]]) -> list[Row]:

@@ -3,10 +3,9 @@
 from itertools import islice
 
 from rich.console import Console
-from rich.text import Text
 from tokenizers import Tokenizer
-from torch import Tensor
 
+from harness.batch import Batch
 from harness.data.painted import painted
 from harness.sequences import padding
 from lm.batch import NO_LABEL
@@ -20,24 +19,24 @@ def show(data: LmData, *, windows: int, console: Console | None = None) -> None:
     console = console or Console(soft_wrap=True, highlight=False)
     console.print(LEGEND)
     for split, loader in (("train", data.train_dataloader()), ("val", data.val_dataloader())):
-        rows = (row for batch in loader or () for row in zip(batch["input_ids"], batch["labels"], strict=True))
-        for number, (ids, labels) in enumerate(islice(rows, windows)):
+        rows = ({name: batch[name][at] for name in batch} for batch in loader or () for at in range(data.batch_size))
+        for number, row in enumerate(islice(rows, windows)):
             # The first has none before it that could predict it.
-            counted = f"the loss counts {int((labels[1:] != NO_LABEL).sum())} of them"
-            console.print(f"\n{split} window {number}: {len(ids)} tokens, {counted}", style="bold")
-            console.print(row_of(data.tokenizer, ids, labels))
+            counted = f"the loss counts {int((row['labels'][1:] != NO_LABEL).sum())} of them"
+            console.print(f"\n{split} window {number}: {len(row['labels'])} tokens, {counted}", style="bold")
+            console.print(painted(*getattr(data, "pieces_of", pieces_of)(data.tokenizer, row)))
 
 
-def row_of(tokenizer: Tokenizer, ids: Tensor, labels: Tensor) -> Text:
-    """Return one row (T,) as text with its labels in colour."""
-    filler = int(padding({"input_ids": ids[None], "labels": labels[None]}).sum())
+def pieces_of(tokenizer: Tokenizer, row: Batch) -> tuple[list[tuple[str, bool, str]], str]:
+    """Return the tokens of one row (T,) as `painted` takes them, and what is said after them."""
+    filler = int(padding({name: values[None] for name, values in row.items()}).sum())
     pieces = []
-    for position, (token, label) in enumerate(zip(ids.tolist(), labels.tolist(), strict=True)):
+    for position, (token, label) in enumerate(zip(row["input_ids"].tolist(), row["labels"].tolist(), strict=True)):
         counts = position > 0 and label != NO_LABEL
         # The loss shifts: a label is the token of its own position, or they are wrong.
         wrong = _written(tokenizer, label) if counts and label != token else ""
         pieces.append((_written(tokenizer, token), counts, wrong))
-    return painted(pieces[: len(ids) - filler], f" and {filler} tokens of padding" if filler else "")
+    return pieces[: len(pieces) - filler], f" and {filler} tokens of padding" if filler else ""
 
 
 def _written(tokenizer: Tokenizer, token: int) -> str:

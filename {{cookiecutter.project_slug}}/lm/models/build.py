@@ -6,6 +6,7 @@ _target_: my_models.Bigram, vocab_size: 300, …      any torch module: forward(
                                                     object with `.logits`. With a `config` it is given that.
 pretrained: gpt2, …                                 see pretrained.py; with `lora: {…}` lora.py
 freeze: [transformer.h.0.*, …]                      parameters of any of them that are not trained, by patterns
+wrapper: {_target_: my_models.Wrapper, …}           a module around any of them, given it: pictures in front of it, say
 """
 
 import logging
@@ -90,13 +91,13 @@ def build_model(
         log.info("%s", loaded(built, str(model.pretrained), tensors=tensors))
     if model.gradient_checkpointing:
         recompute_activations(built)
-    return built
+    return _wrapped(model, built, load=load)
 
 
 def outline(model: DictConfig, config: PretrainedConfig | None) -> nn.Module:
     """Return the model without memory for its weights."""
     with torch.device("meta"):
-        return _fresh(model, config, "eager")
+        return _wrapped(model, _fresh(model, config, "eager"), load=False)
 
 
 def recompute_activations(model: nn.Module) -> None:
@@ -119,15 +120,17 @@ def recompute_activations(model: nn.Module) -> None:
 
 @said_of("model")
 def _fresh(model: DictConfig, config: PretrainedConfig | None, attention: str) -> nn.Module:
-    if model.get("pretrained"):
-        more = {"dtype": getattr(torch, model.dtype), "trust_remote_code": model.trust_remote_code}
+    if model.get("pretrained") or "_target_" not in model:
+        own = ("dtype", "trust_remote_code") if model.get("pretrained") else ()
+        more = {name: getattr(torch, model[name]) if name == "dtype" else model[name] for name in own}
         return AutoModelForCausalLM.from_config(config, attn_implementation=attention, **more)  # type: ignore[no-any-return]
-    if "_target_" not in model:
-        return AutoModelForCausalLM.from_config(config, attn_implementation=attention)  # type: ignore[no-any-return]
     values: Any = OmegaConf.to_container(model, resolve=True)
     arguments = {key: value for key, value in values.items() if key not in Model.kept}
     if config is None:
         return instantiate(arguments, _convert_="all")  # type: ignore[no-any-return]
     config._attn_implementation = attention
-    built: nn.Module = get_class(arguments.pop("_target_"))(config, **arguments)
-    return built
+    return get_class(arguments.pop("_target_"))(config, **arguments)  # type: ignore[no-any-return]
+
+
+def _wrapped(model: DictConfig, built: nn.Module, *, load: bool) -> nn.Module:
+    return instantiate(model.wrapper, built, load=load) if model.get("wrapper") else built

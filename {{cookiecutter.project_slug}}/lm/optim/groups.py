@@ -29,18 +29,24 @@ def roles(model: nn.Module) -> Roles:
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Return two optimizer groups of (name, parameter): matrices of any role, which weight decay shrinks, and vectors
-    (biases, norms), which it must not."""
-    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    matrices = [(name, parameter) for name, parameter in trainable if parameter.dim() >= 2]
-    vectors = [(name, parameter) for name, parameter in trainable if parameter.dim() < 2]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    (biases, norms), which it must not; two for each scale where the model says `lr_scale(name)`."""
+    scale_of = getattr(model, "lr_scale", lambda name: 1.0)
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            vector, scale = parameter.dim() < 2, scale_of(name)
+            options = {"weight_decay": 0.0} if vector else {}
+            options |= {} if scale == 1 else {"lr_scale": scale}
+            groups.setdefault((vector, -scale), {"params": [], **options})["params"].append((name, parameter))
+    return [groups[key] for key in sorted(groups)]
 
 
 def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module) -> Optimizer:
     """Return `factory(groups)`, as every optimizer of torch takes them; one that has a parameter called `roles`, such
     as `lm.optim.muon.Muon`, gets those too, {name: role}."""
-    groups = parameter_groups(model)
-    if "roles" in inspect.signature(factory).parameters:
-        return factory(groups, roles=roles(model))
-    return factory(groups)
+    more = {"roles": roles(model)} if "roles" in inspect.signature(factory).parameters else {}
+    optimizer = factory(parameter_groups(model), **more)
+    for group in optimizer.param_groups:
+        if "lr_scale" in group:
+            group["lr"] *= group["lr_scale"]
+    return optimizer
