@@ -26,9 +26,9 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
     inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
     options = (
         {"use_cache": False} if isinstance(model, PreTrainedModel) else {}
-    )  # there is no next token to keep it for
+    )  # for a next token
     output = model(**inputs, **options)
-    return output if isinstance(output, Tensor) else output.logits  # type: ignore[no-any-return]
+    return output if isinstance(output, Tensor) else output.logits
 
 
 class TokenBatch(SequenceBatch):

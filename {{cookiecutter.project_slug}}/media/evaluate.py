@@ -25,7 +25,7 @@ from harness.report.score import Measured, of_all, show
 from harness.run import folder as run_folder
 from lm.batch import logits_of
 from lm.data.prepare import encode_only
-from lm.data.tokenizer import end_of_text
+from lm.data.tokenizer import TokenizerChoice
 from lm.inference import evaluate as text
 from lm.inference.load import Trained, device_of, load
 from lm.keys import Data
@@ -95,9 +95,7 @@ def other_documents(trained: Trained, path: str, folder: Path) -> MediaData:
     OmegaConf.update(cfg, "data.val_path", None)
     data = _module(cfg)
     data.source.check()
-    end = end_of_text(trained.tokenizer, trained.model)
-    assert end is not None  # a run writes it down
-    data.open(encode_only(trained.tokenizer, end, data.source, folder), trained.context)
+    data.open(encode_only(TokenizerChoice(path=str(trained.checkpoint.path)), data.source, folder), trained.context)
     return data
 
 

@@ -21,6 +21,7 @@ from harness.files import appearing
 from harness.hub import upload
 from harness.report.card import card
 from harness.run import folder as run_folder
+from harness.tokenizer_files import copy_tokenizer
 from lm.batch import logits_of
 from lm.inference import export as text
 from lm.inference.load import Trained, load
@@ -56,7 +57,7 @@ def export(path: str, out: str, adapter: bool, dtype: str, push: str | None, tru
     with appearing(target) as folder, quiet():
         theirs.save_pretrained(folder)
         write_processor(trained, folder)
-        text.write_tokenizer(trained, folder)
+        copy_tokenizer(trained.checkpoint.path, folder, trained.context)
         (folder / "tokenizer.json").write_text(trained.tokenizer.to_str(), encoding="utf-8", newline="")
         again = AutoModelForImageTextToText.from_pretrained(folder, dtype=theirs.dtype, local_files_only=True).eval()
         moved = largest_gap([seen(theirs, trained.model, inputs)], [seen(again, trained.model, inputs)])

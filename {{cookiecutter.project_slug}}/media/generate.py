@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.console import say
+from harness.console import pieces, say
 from harness.errors import UserError
 from lm.data.tokenizer import end_of_text
 from lm.inference import generate as text
@@ -51,7 +51,7 @@ def generate(
     stop = end_of_text(trained.tokenizer, trained.model)
     tokens = text.sample(Shown(trained.model, row), ids, context=trained.context + 1, stop=stop, **how)
     sys.stdout.write(prompt)
-    for piece in text.pieces(trained.tokenizer, tokens):
+    for piece in pieces(trained.tokenizer.decode, tokens):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")

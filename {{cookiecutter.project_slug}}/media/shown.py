@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.console import pieces
 from lm.batch import NO_LABEL
 from lm.data.tokenizer import end_of_text
-from lm.inference.generate import pieces, sample
+from lm.inference.generate import sample
 from media.kinds import KINDS
 
 
@@ -53,7 +54,7 @@ def answer(model: Any, tokenizer: Any, row: dict[str, Tensor], *, max_tokens: in
     try:
         room = {"max_tokens": min(max_tokens, context - start), "context": context + 1, "temperature": 0.0}
         ids = sample(shown, prompt, stop=end_of_text(tokenizer, model), **room)
-        return truth, "".join(pieces(tokenizer, ids))
+        return truth, "".join(pieces(tokenizer.decode, ids))
     finally:
         for part in training:
             part.training = True
