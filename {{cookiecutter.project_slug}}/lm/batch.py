@@ -24,9 +24,7 @@ __all__ = ["NO_LABEL", "TokenBatch", "logits_of"]
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
     """Return the logits (B, T, V) of a batch, from all of its keys but the labels, whose loss is ours."""
     inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
-    options = (
-        {"use_cache": False} if isinstance(model, PreTrainedModel) else {}
-    )  # for a next token
+    options = {"use_cache": False} if isinstance(model, PreTrainedModel) else {}  # for a next token
     output = model(**inputs, **options)
     return output if isinstance(output, Tensor) else output.logits
 

@@ -20,8 +20,6 @@ def arguments() -> argparse.ArgumentParser:
     how.add_argument(
         "--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="the type of the weights"
     )
-    parser.add_argument(
-        "--push", metavar="NAME", help="upload it, too, as a private model of the hub; see hf auth login"
-    )
+    parser.add_argument("--push", metavar="NAME", help="upload it, too, as a private model (after: hf auth login)")
     add_trust(parser)
     return parser
