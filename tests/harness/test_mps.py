@@ -92,8 +92,7 @@ def test_mps_fix_chooses_and_false_brings_the_problem_back(
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     cfg = compose(["trainer=mps", f"model.attention={asked}", f"trainer.mps_fix={str(mps_fix).lower()}"])
     picks = pick(cfg, compile=False, flops=1)
-    how = {"device": picks.device, "precision": picks.precision, "mps_fix": cfg.trainer.mps_fix}
-    assert pick_attention(cfg.model.attention, context=16, **how)[0] == attention
+    assert pick_attention(cfg.model.attention, picks.device, mps_fix=cfg.trainer.mps_fix)[0] == attention
 
 
 @pytest.mark.parametrize(

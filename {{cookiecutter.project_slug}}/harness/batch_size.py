@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from harness.config.global_batch import AUTO, accumulation, at_most, rows_each
 from harness.data.exact import ExactData
 from harness.errors import UserError
-from harness.hardware import Picks, peak_memory, pick, world_size
+from harness.hardware import Picks, peak_memory, world_size
 from harness.module import GuardedModule
 from harness.run.folder import Run
 from harness.step.oom_retry import free_memory, out_of_memory
@@ -102,7 +102,13 @@ def _resident() -> int:
 
 
 def settle_batch_size(
-    cfg: DictConfig, run: Run, data: ExactData, build: Callable[[Picks], GuardedModule], *, row: int = 1
+    cfg: DictConfig,
+    run: Run,
+    data: ExactData,
+    picks_of: Callable[[], Picks],
+    build: Callable[[Picks], GuardedModule],
+    *,
+    row: int = 1,
 ) -> None:
     """Where `data.batch_size` is auto, let it be what the first attempt found here with a module of its own.
 
@@ -117,7 +123,7 @@ def settle_batch_size(
         each = rows_each(cfg, ranks=world_size(cfg.trainer), row=row)
 
     def find() -> int:
-        picks = pick(cfg)
+        picks = picks_of()
         with isolate_rng():  # a model takes random numbers, and the one that is trained shall have the same
             return rows_that_fit(trial(build(picks), data, picks), picks.device, min(rows, each))
 

@@ -14,6 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.config.global_batch import ranks_named
 from harness.errors import UserError
+from harness.fastest import Fastest, precisions, settled
+from harness.probe import Kernels, Setting
+from harness.run.folder import Run
 from harness.sharding import is_sharded
 
 log = logging.getLogger(__name__)
@@ -25,6 +28,7 @@ COMPILE_SECONDS = {"cpu": 400.0, "cuda": 60.0}
 FLOPS_PER_SECOND = {"cpu": 3e11, "mps": 3e12, "cuda": 5e13}
 LAST_BROKEN_MPS = (2, 13)
 LARGE_ON_A_CPU = 100_000_000  # weights
+TIMED = ("auto", "32", "bf16", "16")  # the precisions of which kernels are timed
 
 _assumed: set[str] = set()
 
@@ -48,25 +52,38 @@ class Picks:
         return ", ".join(self.reasons)
 
 
-def pick(cfg: DictConfig, *, compile: object = False, flops: float = 0.0) -> Picks:
+def pick(
+    cfg: DictConfig,
+    *,
+    compile: object = False,
+    flops: float = 0.0,
+    kernels: Kernels | None = None,
+    run: Run | None = None,
+    source: Path | None = None,
+) -> Picks:
     """Resolve what is `auto` in `cfg.trainer`, and `compile`, for a run that computes so many floating-point
-    operations.
+    operations. Precision and attention are what is fastest at `kernels`, where `run` is to keep it: see fastest.py.
 
-    Raises UserError when a device is asked for by name and is not here (under `debug.strict`, or without a debug
-    preset).
+    source: the folder of the run that this one continues. Raises UserError when a device is asked for by name and is
+    not here (under `debug.strict`, or without a debug preset).
     """
     device, why_device = _device(cfg)
-    precision, why_precision = _precision(str(cfg.trainer.get("precision", "auto")), device)
+    asked = str(cfg.trainer.get("precision", "auto"))
+    if kernels and run and device not in _assumed and asked.startswith(TIMED):
+        cache = cfg.get("data", {}).get("prepared")
+        how = {"cache": cache and Path(cache), "alone": world_size(cfg.trainer) == 1, "source": source}
+        found = settled(run, kernels, asked, device, **how)
+    else:
+        precision = precisions(device)[0] if asked == "auto" else asked
+        found = Fastest(Setting(precision, "high" if device == "cuda" else "highest"), "", {})
+    found.setting.enter()
     compiled, why_compiled = _compile(compile, device, flops / FLOPS_PER_SECOND[device])
     if compiled and is_sharded(cfg.trainer):
         compiled, why_compiled = False, "not compiled (trainer=fsdp gathers weights in the middle of it)"
-    if device == "cpu" and precision.startswith("32"):
-        # AMD's CPUs take a slow path for fp32 unless oneDNN may choose (measured: 1.7 times, same accuracy). On Intel's
-        # its choice is a tenth slower, and where there are bf16 matrix units it may lose digits.
-        torch.set_float32_matmul_precision("medium" if _cpu_name().startswith("AMD") else "highest")
-    elif device == "cuda":
-        torch.set_float32_matmul_precision("high")
-    return Picks(device, precision, compiled, reasons=[why_device, why_precision, why_compiled])
+    precision, attention, threads = found.setting.precision, found.setting.attention, found.setting.threads
+    why = [why_device, f"{precision} ({'asked for' if asked != 'auto' else found.gain})"]
+    why += [f"{threads} thread{'s' * (threads != 1)} (measured)"] * bool(threads)
+    return Picks(device, precision, compiled, attention, [*why, why_compiled])
 
 
 def refuse_missing_devices(cfg: DictConfig) -> None:
@@ -176,21 +193,6 @@ def _device(cfg: DictConfig, *, say: bool = True) -> tuple[str, str]:
     return "cpu", f"cpu (no {asked} here)"
 
 
-def _precision(asked: str, device: str) -> tuple[str, str]:
-    if asked != "auto":
-        return asked, f"{asked} (asked for)"
-    return native_precision(device)
-
-
-def native_precision(device: str) -> tuple[str, str]:
-    """Return the fastest precision that needs no loss scaling, and why."""
-    if device == "cuda" and (device in _assumed or torch.cuda.is_bf16_supported(including_emulation=False)):
-        return "bf16-mixed", "bf16-mixed (native on this GPU)"
-    if device == "cpu" and _fast_bf16_cpu():
-        return "bf16-mixed", "bf16-mixed (fast on this CPU)"
-    return "32-true", "32-true (no fast bf16 here)"
-
-
 def _compile(asked: object, device: str, seconds: float) -> tuple[bool, str]:
     if asked != "auto":
         return bool(asked), f"{'compiled' if asked else 'not compiled'} (asked for)"
@@ -201,19 +203,6 @@ def _compile(asked: object, device: str, seconds: float) -> tuple[bool, str]:
     if seconds < COMPILE_SECONDS[device]:
         return False, "not compiled (a short run)"
     return True, "compiled (the first step takes 20 s, seconds from the cache)"
-
-
-def _fast_bf16_cpu() -> bool:
-    """Matrix units (AMX) make bf16 fast, and so do AMD's vector units: 2.5 times fp32. Intel's vector units without AMX
-    do not:
-    185 GFLOP/s measured in bf16 on a core that does 340 in fp32."""
-    capabilities = torch.cpu.get_capabilities()
-    intel = _cpu_name().startswith("Intel")
-    return bool(capabilities.get("amx_bf16") or (capabilities.get("avx512_bf16") and not intel))
-
-
-def _cpu_name() -> str:
-    return str(torch.cpu.get_capabilities().get("cpu_name", ""))
 
 
 def _has_compiler() -> bool:

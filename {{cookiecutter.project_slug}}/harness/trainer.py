@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -29,7 +30,8 @@ from harness.console import quiet
 from harness.data.exact import ExactData
 from harness.distributed import cluster
 from harness.errors import Stopped, UserError, said_of
-from harness.hardware import Picks, native_precision, peak_memory, pick, world_size
+from harness.fastest import precisions
+from harness.hardware import Picks, peak_memory, pick, world_size
 from harness.module import GuardedModule
 from harness.nan.precision import FallbackPrecision
 from harness.run.facts import RunFacts
@@ -51,6 +53,7 @@ HARMLESS = ("lightning.pytorch.callbacks.", "harness.callbacks.")
 @contextmanager
 def attempt(cfg: DictConfig) -> Iterator[Run]:
     """Open the run's folder, listen to signals, keep a log, seed everything; write down how the attempt ended."""
+    threads = torch.get_num_threads()
     with logs.recording(), listening():
         run = Run.open(cfg)
         try:
@@ -66,6 +69,9 @@ def attempt(cfg: DictConfig) -> Iterator[Run]:
         except BaseException as error:
             run.close("failed", error=f"{type(error).__name__}: {error}")
             raise
+        finally:
+            if threads != torch.get_num_threads():  # which `pick` may set
+                torch.set_num_threads(threads)
         run.close("finished")
 
 
@@ -164,7 +170,7 @@ def _arguments(cfg: DictConfig, picks: Picks) -> dict[str, Any]:
     arguments |= {"accelerator": picks.accelerator, "precision": picks.precision, "default_root_dir": cfg.run.dir}
     arguments["plugins"] = [*instantiate(arguments.get("plugins", []), _convert_="all"), *cluster()]
     if arguments["precision"] == "16-mixed":
-        arguments["plugins"].append(FallbackPrecision(picks.device, fallback=native_precision(picks.device)[0]))
+        arguments["plugins"].append(FallbackPrecision(picks.device, fallback=precisions(picks.device)[0]))
         del arguments["precision"]  # Lightning takes one or the other
     return arguments
 

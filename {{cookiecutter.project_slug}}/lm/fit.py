@@ -12,17 +12,19 @@ from omegaconf import DictConfig
 from transformers import PretrainedConfig
 
 from harness.batch_size import settle_batch_size, spread_step
+from harness.checkpoint.read import Checkpoint
 from harness.checkpoint.resume import starting_point
 from harness.data.layout import APART
 from harness.data.material import build_data_module
 from harness.hardware import Picks, pick, world_size
+from harness.probe import Kernels
 from harness.run.folder import Run
 from harness.trainer import attempt, finished, fit, total_steps
 from lm.batch import TokenBatch
 from lm.data.show import show
 from lm.keys import Data
-from lm.models.attention import GPU_ONLY, pick_attention, refuse_leaks
-from lm.models.build import build_model, context_length, count_parameters, model_config, vocabulary_size
+from lm.models.attention import GPU_ONLY, attention_shape, pick_attention, refuse_leaks
+from lm.models.build import build_model, context_length, model_config, outline, vocabulary_size
 from lm.models.lora import beneath
 from lm.module import LmModule
 from lm.summary import print_summary
@@ -36,11 +38,8 @@ def train(cfg: DictConfig) -> float | None:
         config = model_config(cfg.model)
         context = context_length(cfg.model, config)
         data = build_data(cfg, config)
-
-        def to_try(picks: Picks) -> LmModule:
-            return build_module(cfg, config, data, with_attention(picks, cfg, context), steps=1, load=False)
-
-        settle_batch_size(cfg, run, data, to_try, row=context)
+        build = functools.partial(build_module, cfg, config, data, steps=1, load=False)
+        settle_batch_size(cfg, run, data, lambda: picks_of(cfg, config, run, 0, None), build, row=context)
         spread_step(cfg, row=context, unit="tokens")
         if cfg.debug.show_data:
             show(data, windows=cfg.debug.show_data)
@@ -49,7 +48,7 @@ def train(cfg: DictConfig) -> float | None:
         point = starting_point(cfg, data.described)
         if point and (result := finished(cfg, run, point, steps)):
             return cast("float | None", result["val_loss"])
-        picks = pick_hardware(cfg, config, steps, run)
+        picks = picks_of(cfg, config, run, steps, point)
         module = build_module(cfg, config, data, picks, steps, load=point is None)
         loss = fit(cfg, run, module, data, picks, point)
         print_summary(run.folder, module.model, data.tokenizer, loss, context=data.context, prompt=cfg.data.prompt)
@@ -69,25 +68,23 @@ def build_data(cfg: DictConfig, config: PretrainedConfig | None) -> Any:
     return data
 
 
-def pick_hardware(cfg: DictConfig, config: PretrainedConfig | None, steps: int, run: Run) -> Picks:
-    """Resolve what is `auto`, and say in two lines what was picked and why."""
-    parameters, context = count_parameters(cfg.model, config), context_length(cfg.model, config)
-    batch = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches * world_size(cfg.trainer)  # rows of a step
+def picks_of(cfg: DictConfig, config: PretrainedConfig | None, run: Run, steps: int, point: Checkpoint | None) -> Picks:
+    """Resolve what is `auto`: as `run` did before, else by how fast the model's kernels are here. 0 steps: a try."""
+    model, context = outline(cfg.model, config), context_length(cfg.model, config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    kernels = Kernels.of(model, cfg.data.batch_size * context, attention_shape(cfg.model, config, context))
+    batch = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches * world_size(cfg.trainer) * context  # tokens
     # Six floating-point operations a parameter and token: Kaplan et al. 2020.
-    picks = pick(cfg, compile=cfg.model.compile, flops=6.0 * parameters * steps * batch * context)
-    with_attention(picks, cfg, context)
-    numbers = (f"{number:,}" for number in (parameters, steps, batch * context))
-    log.info("%s: %s parameters, %s steps of %s tokens", run.folder.name, *numbers)
-    log.info("%s", picks)
-    run.note(picks=picks.reasons, parameters=parameters)
-    return picks
-
-
-def with_attention(picks: Picks, cfg: DictConfig, context: int) -> Picks:
-    """Return `picks` with the attention kernel."""
-    asked, fix = str(cfg.model.attention), bool(cfg.trainer.mps_fix)
-    picks.attention, why = pick_attention(asked, picks.device, picks.precision, context, mps_fix=fix)
+    flops, source = 6.0 * parameters * steps * batch, point and point.path.parents[1]
+    picks = pick(cfg, compile=cfg.model.compile, flops=flops, kernels=kernels, run=run, source=source)
+    picks.attention, why = pick_attention(
+        cfg.model.attention, picks.device, picks.attention, mps_fix=cfg.trainer.mps_fix
+    )
     picks.reasons.insert(2, why)
+    if steps:
+        log.info("%s: %s", run.folder.name, f"{parameters:,} parameters, {steps:,} steps of {batch:,} tokens")
+        log.info("%s", picks)
+        run.note(picks=picks.reasons, parameters=parameters)
     return picks
 
 

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.data.exact import ExactData
-from harness.hardware import assuming, devices
+from harness.hardware import assuming, best_device, devices
 from harness.module import GuardedModule
 from harness.plan.amounts import Found
 
@@ -33,8 +33,8 @@ def without_content(cfg: DictConfig) -> Iterator[None]:
     """Let every tensor be one without content, nothing be compiled, and the device that `cfg` asks for be here."""
     asked = {"gpu": "cuda"}.get(str(cfg.trainer.accelerator), str(cfg.trainer.accelerator))
     with ExitStack() as stack:
-        if not devices().get(asked, True):
-            stack.enter_context(assuming(asked))
+        if (device := best_device() if asked == "auto" else asked) in devices():
+            stack.enter_context(assuming(device))  # nor is it measured
         kind, _, how = str(cfg.trainer.get("precision")).partition("-")
         if how == "true":  # a mixed one, and auto, keep weights in float32
             stack.callback(torch.set_default_dtype, torch.get_default_dtype())

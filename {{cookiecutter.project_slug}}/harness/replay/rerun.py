@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from harness import fastest
 from harness.checkpoint.ledger import read_ledger, usable
 from harness.checkpoint.read import Checkpoint
 from harness.config.global_batch import AUTO
@@ -21,6 +22,7 @@ from harness.nan import bundle as bundles
 from harness.ranks import rank
 from harness.replay.diagnosis import Diagnosis, show
 from harness.replay.watch import Reached
+from harness.run import diary
 from harness.run import folder as run_folder
 from harness.run.received import confine
 from harness.sharding import is_sharded
@@ -51,6 +53,7 @@ def rerun(bundle: Path, train: Callable[[DictConfig], Any], trust: Sequence[str]
         print(f"Step {facts['step']} of {folder.as_posix()}, from {after}.", flush=True)
     with quiet(), scratch_folder() as scratch:
         cfg = again(cfg, bundle, scratch, checkpoint)
+        compute_as(folder, Path(cfg.run.dir))
         if OmegaConf.select(cfg, "data.batch_size") == AUTO:  # what was found then
             cfg.data.batch_size = facts["micro_batches"][0]["rows"]
         own = [*trust, "harness.replay.watch.Watch"]
@@ -105,6 +108,13 @@ def starting_point(folder: Path, facts: dict[str, Any]) -> Checkpoint | None:
                 cure="Checkpoints of the newest few bundles are kept; this one is too old to be replayed.",
             )
     return checkpoint
+
+
+def compute_as(folder: Path, replayed: Path) -> None:
+    """Let a replay take the precision and the kernels that the run in `folder` had settled for."""
+    if rank() == 0 and (settled := fastest.kept(run_folder.read(folder))):
+        replayed.mkdir(parents=True, exist_ok=True)
+        write_whole(replayed / diary.NAME, diary.text(diary.new(replayed, None) | settled))
 
 
 def again(cfg: DictConfig, bundle: Path, scratch: Path, checkpoint: Checkpoint | None) -> DictConfig:

@@ -67,8 +67,7 @@ def load(path: str, *, parts: Sequence[str] = ("model",), trust: Sequence[str] =
 
 def build(cfg: DictConfig, config: PretrainedConfig | None) -> tuple[nn.Module, str]:
     """Return the model and the kernel of its attention: the run's own choice, or sdpa where that is not to be had."""
-    context, fix = context_length(cfg.model, config), bool(cfg.trainer.mps_fix)
-    asked, _ = pick_attention(str(cfg.model.attention), best_device(), "32-true", context, mps_fix=fix)
+    asked, _ = pick_attention(str(cfg.model.attention), best_device(), mps_fix=bool(cfg.trainer.mps_fix))
     try:
         return build_model(cfg.model, config, attention=asked, load=False), asked
     except UserError as error:  # a kernel for another device, or a package that is not here

@@ -3,24 +3,23 @@
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from harness.errors import UserError
 from harness.hardware import mps_masks_are_broken
+from harness.probe import Attention
 
 ONE_KEY = "sdpa_one_key"  # transformers' sdpa, whose mask leaves every row a key
-# The CPU's flash kernel is what holds bf16 back at short contexts (a quarter of a step at 256); at long ones its memory
-# wins.
-EAGER_CONTEXT = 512
 GPU_ONLY = ("flash_attention_2", "flex_attention")  # they cannot be tried where a model is built
 NEIGHBOURS = 6  # tokens of each of two documents that are tried side by side
 
 
-def pick_attention(asked: str, device: str, precision: str, context: int, *, mps_fix: bool) -> tuple[str, str]:
-    """Return the name of the kernel to use, and why."""
+def pick_attention(asked: str, device: str, fastest: str = "sdpa", *, mps_fix: bool) -> tuple[str, str]:
+    """Return the name of the kernel to use, and why; `fastest` is the one that was measured to be it."""
     fix = device == "mps" and mps_fix and mps_masks_are_broken()
     if asked == "sdpa" and fix:
         return ONE_KEY, "sdpa attention with masks that leave every row a key (asked for; trainer.mps_fix)"
@@ -28,9 +27,15 @@ def pick_attention(asked: str, device: str, precision: str, context: int, *, mps
         return asked, f"{asked} attention (asked for)"
     if fix:
         return "eager", "eager attention (sdpa on MPS makes NaN of padded rows; trainer.mps_fix)"
-    if device == "cpu" and precision.startswith("bf16") and context <= EAGER_CONTEXT:
-        return "eager", f"eager attention (faster than sdpa in bf16 on a CPU at context {context})"
-    return "sdpa", "sdpa attention"
+    return fastest, f"{fastest} attention"
+
+
+def attention_shape(model: DictConfig, config: PretrainedConfig | None, context: int) -> Attention | None:
+    """Return the shape of the attention whose kernel is `auto`; None without one, or under names of its own."""
+    names = ("num_hidden_layers", "num_attention_heads", "hidden_size")
+    layers, heads, width = (getattr(config, name, None) or 0 for name in names)
+    each = getattr(config, "head_dim", None) or width // max(1, heads)
+    return Attention(layers, heads, context, each) if layers and each and model.attention == "auto" else None
 
 
 @torch.no_grad()

@@ -93,11 +93,10 @@ def build_model(
     return built
 
 
-def count_parameters(model: DictConfig, config: PretrainedConfig | None) -> int:
-    """Return the number of parameters, tied ones once, without allocating them."""
+def outline(model: DictConfig, config: PretrainedConfig | None) -> nn.Module:
+    """Return the model without memory for its weights."""
     with torch.device("meta"):
-        built = _fresh(model, config, "eager")
-    return sum(parameter.numel() for parameter in built.parameters())
+        return _fresh(model, config, "eager")
 
 
 def recompute_activations(model: nn.Module) -> None:
