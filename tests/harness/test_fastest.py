@@ -57,14 +57,16 @@ def test_eager_is_no_candidate_where_its_scores_would_fill_the_memory() -> None:
     assert attentions(1 << 16) == {"sdpa"}
 
 
-def test_a_probe_times_every_candidate_and_leaves_the_settings_of_torch_alone() -> None:
+def test_a_probe_times_every_candidate_and_leaves_torch_as_it_was() -> None:
     kernels = Kernels(64, ((4, 64, 128),), Attention(2, 2, 32, 32))
+    random = torch.get_rng_state()
     before = torch.get_float32_matmul_precision(), torch.get_num_threads()
     settings = [*fastest.candidates(kernels, "auto", "cpu")]
     found = probe.seconds_of(settings, kernels, "cpu", seconds=0.05)
     assert list(found) == settings
     assert min(found.values()) > 0
     assert (torch.get_float32_matmul_precision(), torch.get_num_threads()) == before
+    assert torch.equal(torch.get_rng_state(), random)  # else a run's weights would depend on the cache
 
 
 def test_highest_is_exact_and_bfloat16_would_not_be(monkeypatch: pytest.MonkeyPatch) -> None:

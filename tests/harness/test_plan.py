@@ -144,7 +144,7 @@ def test_how_many_batches_a_validation_has(limit: object, batches: int) -> None:
 
 
 def test_what_would_not_fit_is_not_tried(compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = type("Memory", (), {"available": 1000})
+    free = type("Memory", (), {"available": 1000, "total": 10**12})
     monkeypatch.setattr("psutil.virtual_memory", lambda: free)
     with pytest.raises(TooLarge, match=r"moments alone take 0\.0 GB"):
         looked(compose(), tmp_path, "lm.fit:train", counted=False)

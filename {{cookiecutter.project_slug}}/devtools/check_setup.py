@@ -45,6 +45,7 @@ def findings(*, quick: bool) -> Iterator[CheckResult]:
     yield from disks()
     yield from components()
     yield from devices()
+    yield from speed()
     if not quick:
         yield round_trip()
 
@@ -146,12 +147,9 @@ def devices() -> Iterator[CheckResult]:
     import torch
 
     from harness.hardware import devices as available
-    from harness.hardware import native_precision
 
     here = [name for name, there in available().items() if there]
-    yield ok(
-        "device", ", ".join(f"{name}: {native_precision(name)[1]}" for name in here) + f"; torch {torch.__version__}"
-    )
+    yield ok("device", f"{', '.join(here)}; torch {torch.__version__}")
     if shutil.which("nvidia-smi") and "cuda" not in here:
         cure = "Install a torch with CUDA (https://pytorch.org/get-started), or look at nvidia-smi for the driver."
         yield warning(
@@ -164,6 +162,26 @@ def devices() -> Iterator[CheckResult]:
             yield warning("device", name, "Somebody is using it: nvidia-smi shows who.")
         else:
             yield ok("device", name)
+
+
+def speed() -> Iterator[CheckResult]:
+    """Say how long the kernels of the default model take here in each setting, and in which a run would compute."""
+    from harness import fastest
+    from harness.config.compose import compose
+    from harness.hardware import best_device
+    from harness.probe import Kernels
+    from lm.models.attention import attention_shape
+    from lm.models.build import context_length, model_config, outline
+
+    cfg = compose([])
+    config = model_config(cfg.model)
+    context = context_length(cfg.model, config)
+    shape = attention_shape(cfg.model, config, context)
+    kernels = Kernels.of(outline(cfg.model, config), cfg.data.batch_size * context, shape)
+    found = fastest.fastest(kernels, "auto", best_device(), cache=Path(cfg.data.prepared))
+    for setting, milliseconds in found.milliseconds.items():
+        yield ok("speed", f"{milliseconds:>8,.1f} ms for a micro-batch of model={cfg.model.name}: {setting}")
+    yield ok("speed", f"auto is {found.setting} ({found.gain}) on {found.machine}")
 
 
 def round_trip() -> CheckResult:

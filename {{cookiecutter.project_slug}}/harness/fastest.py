@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 CACHE = "fastest.json"  # in the folder of what is prepared
 KEPT = "fastest_on_"  # and the device: in run.json
-SECONDS, SECONDS_THREADS = 0.5, 0.2
+SECONDS, SECONDS_THREADS = 0.45, 0.2
 FASTER, FEWER_THREADS = 0.95, 0.8  # of the time of what is safer: the most that is an improvement
 UNDISTURBED = 0.8  # of the CPU time that all threads could have had: with less, others are at work on the same cores
 WORTH = 1e-3  # seconds that a micro-batch takes on a CPU: of less there is nothing to be won

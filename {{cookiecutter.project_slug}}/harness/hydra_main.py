@@ -1,7 +1,6 @@
 """Hydra's part of train.py: parse, compose and check every job, set the environment, and only then begin."""
 
 import argparse
-import gc
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -63,7 +62,6 @@ def run(target: str, *, debug: bool) -> None:
                 return
             if args.multirun:
                 jobs = prepare_multirun(overrides, clear=debug)
-                gc.enable()  # cli.run switched it off for composing
                 call(LAUNCH, target, jobs)
                 return
             overrides = prepare(overrides, clear=debug)
@@ -220,7 +218,6 @@ def train(words: Sequence[str], target: str) -> Any:
     def task(cfg: DictConfig) -> None:
         with open_dict(cfg):
             cfg.run.dir = _relative(HydraConfig.get().runtime.output_dir)
-        gc.enable()  # cli.run switched it off for composing
         try:
             secrets.learn(OmegaConf.to_container(cfg, resolve=False), resolved(cfg))
             check(cfg)

@@ -24,6 +24,8 @@ GROWTH = 4  # from one size of the work to the next
 KINDS, ROWS, POSITIONS = 3, 8192, 2048  # the most that is tried: kinds of matrices, rows, positions of attention
 CPU_SIDE = 512  # the longest side of a matrix on a CPU, lest the slowest format takes long
 EXACT = 1e-5  # the largest error relative to the largest number: float32 has 1e-6, bfloat16 3e-3
+LEAST_WORK = 1 << 24  # multiplications in a kernel: with less its call is what is timed
+WAITING = 3  # times as long may it take where others compute on the same cores
 TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
@@ -111,6 +113,7 @@ class Kernels:
         return f"{self.rows} rows, products {products}, attention {attention}"
 
 
+Clock = Callable[[], float]  # in seconds
 Work = Callable[[Setting, int], object]  # does so many units of it, in a setting
 
 
@@ -119,18 +122,19 @@ def seconds_of(settings: Sequence[Setting], kernels: Kernels, device: str, secon
 
     The first setting is never left out; what is far behind keeps the time of the piece at which it was.
     """
-    began, first = time.perf_counter(), settings[0]
-    rows = min(kernels.rows, ROWS)
+    clock, first = clock_of(settings), settings[0]
+    began, rows = clock(), min(kernels.rows, ROWS)
     alike: dict[tuple[object, ...], Setting] = {}  # products are the same whatever attention is
     of_products = {s: alike.setdefault((s.precision, s.matmul, s.threads), s) for s in settings}
     share = 0.5 if kernels.attention else 1.0
     work = Products(kernels, rows, device)
-    products = race([*alike.values()], work, sizes(16, rows), seconds * share, device)
+    products = race([*alike.values()], work, sizes(work.least, rows), seconds * share, device)
     times = {s: kernels.rows * products[of_products[s]] / work.share for s in settings}
     if kernels.attention:
         fast = [s for s in settings if s == first or times[s] <= FAR_BEHIND * min(times.values())]
-        left = began + seconds - time.perf_counter()
-        scored = race(fast, AttentionRows(kernels.attention, device), sizes(1, kernels.sequences), left, device)
+        heads = AttentionRows(kernels.attention, device)
+        left = began + seconds - clock()
+        scored = race(fast, heads, sizes(heads.least, kernels.sequences), left, device)
         longer = (kernels.attention.positions / min(kernels.attention.positions, POSITIONS)) ** 2
         for setting in settings:  # the others are out already
             times[setting] += kernels.sequences * kernels.attention.layers * longer * scored.get(setting, scored[first])
@@ -148,19 +152,23 @@ def sizes(first: int, last: int) -> list[int]:
 def race(
     settings: Sequence[Setting], work: Work, growing: Sequence[int], seconds: float, device: str
 ) -> dict[Setting, float]:
-    """Return the least seconds of each setting for a unit of `work`, at the largest size that there was time for."""
-    deadline = time.perf_counter() + seconds
+    """Return the least seconds of each setting for a unit of `work`, at the largest size that there was time for.
+
+    On a machine where others are at work it takes up to WAITING times as many seconds.
+    """
+    clock = clock_of(settings)
+    ends, ends_at_last = clock() + seconds, time.perf_counter() + WAITING * seconds
     found: dict[Setting, float] = {}
     taking_part = list(settings)
     for size, larger in zip(growing, [*growing[1:], math.inf], strict=True):
         least = dict.fromkeys(taking_part, math.inf)
         for turn in range(MOST_TURNS):
             for setting in taking_part:
-                least[setting] = min(least[setting], _once(setting, work, size, device))
+                least[setting] = min(least[setting], _once(setting, work, size, device, clock))
             if turn:  # the first one chooses and makes kernels
                 limit = FAR_BEHIND * min(least.values())
                 taking_part = [s for s in taking_part if s == settings[0] or least[s] <= limit]
-            left = deadline - time.perf_counter()
+            left = min(ends - clock(), ends_at_last - time.perf_counter())
             affordable = TURNS * sum(least[s] for s in taking_part) * larger / size < left
             if left <= 0 or (affordable and turn + 1 >= TURNS):
                 break
@@ -170,9 +178,13 @@ def race(
     return found
 
 
-def _once(setting: Setting, work: Work, size: int, device: str) -> float:
-    # Windows counts a thread's time in steps of 16 ms.
-    clock = time.thread_time if setting.threads == 1 and sys.platform != "win32" else time.perf_counter
+def clock_of(settings: Sequence[Setting]) -> Clock:
+    """Return what tells the time: of work on one thread its own, which on Windows comes in steps of 16 ms."""
+    alone = all(setting.threads == 1 for setting in settings) and sys.platform != "win32"
+    return time.thread_time if alone else time.perf_counter
+
+
+def _once(setting: Setting, work: Work, size: int, device: str, clock: Clock) -> float:
     with setting.entered():
         _wait_for(device)
         began = clock()
@@ -192,9 +204,10 @@ class Products:
     def __init__(self, kernels: Kernels, rows: int, device: str) -> None:
         most = CPU_SIDE if device == "cpu" else math.inf
         shapes = [tuple(int(min(side, most)) for side in sides) for _, *sides in kernels.products[:KINDS]]
-        self.weights = [torch.randn(outputs, inputs, device=device) for inputs, outputs in shapes]
-        self.rows = {side: torch.randn(rows, side, device=device) for shape in shapes for side in shape}
+        self.weights = [torch.ones(outputs, inputs, device=device) for inputs, outputs in shapes]
+        self.rows = {side: torch.ones(rows, side, device=device) for shape in shapes for side in shape}
         self.share = sum(map(math.prod, shapes)) / sum(map(math.prod, kernels.products))
+        self.least = max(16, LEAST_WORK // max(map(math.prod, shapes)))
 
     def __call__(self, setting: Setting, size: int) -> None:
         for weight in self.weights:
@@ -211,6 +224,7 @@ class AttentionRows:
 
     def __init__(self, attention: Attention, device: str) -> None:
         self.positions, self.width, self.device = min(attention.positions, POSITIONS), attention.width, device
+        self.least = max(1, LEAST_WORK // (self.positions**2 * self.width))
         hidden = torch.ones(self.positions, self.positions, dtype=torch.bool, device=device).triu(1)
         self.mask = torch.zeros(hidden.shape, device=device).masked_fill(hidden, -math.inf)
 

@@ -8,7 +8,6 @@ import math
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers.optimization import get_linear_schedule_with_warmup, get_wsd_schedule
 
 
 def warmup_cosine(optimizer: Optimizer, *, total_steps: int, warmup_steps: int, min_lr_ratio: float) -> LambdaLR:
@@ -28,8 +27,9 @@ def cosine_ratio(step: int, total_steps: int, warmup_steps: int, min_lr_ratio: f
 
 def linear(optimizer: Optimizer, *, total_steps: int, warmup_steps: int) -> LambdaLR:
     """A line up, then a line down to 0 at the end, by transformers."""
-    schedule: LambdaLR = get_linear_schedule_with_warmup(optimizer, warmup_steps, total_steps)
-    return schedule
+    from transformers.optimization import get_linear_schedule_with_warmup  # which imports all of peft: half a second
+
+    return get_linear_schedule_with_warmup(optimizer, warmup_steps, total_steps)  # type: ignore[no-any-return]
 
 
 def wsd(
@@ -37,7 +37,7 @@ def wsd(
 ) -> LambdaLR:
     """Warm-up, stable, decay, by transformers: the peak is held until the last `decay_share` of all steps, which a
     cosine ends. A longer run then differs from a shorter one in its decay alone."""
-    schedule: LambdaLR = get_wsd_schedule(
-        optimizer, warmup_steps, round(decay_share * total_steps), total_steps, min_lr_ratio=min_lr_ratio
-    )
-    return schedule
+    from transformers.optimization import get_wsd_schedule
+
+    decay_steps = round(decay_share * total_steps)
+    return get_wsd_schedule(optimizer, warmup_steps, decay_steps, total_steps, min_lr_ratio=min_lr_ratio)  # type: ignore[no-any-return]

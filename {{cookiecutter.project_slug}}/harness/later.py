@@ -1,0 +1,29 @@
+"""A module that others import and nobody uses is imported when somebody does."""
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
+
+SIGNAL = "scipy.signal"
+
+
+class _Signal(ModuleType):
+    """Stands in for scipy.signal until anything but its old name `hamming` is asked for."""
+
+    hamming = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name not in ("__path__", "__all__"):  # `inspect` looks at all modules' __file__
+            raise AttributeError(name)
+        if sys.modules.get(SIGNAL) is self:
+            del sys.modules[SIGNAL]
+        return getattr(importlib.import_module(SIGNAL), name)
+
+
+def spare_scipy() -> None:
+    """Let torchmetrics, which Lightning imports, find scipy.signal without half a second of imports: all that it does
+    is to give it back a name that scipy has removed (test_upstream.py)."""
+    if SIGNAL not in sys.modules and importlib.util.find_spec("scipy"):
+        sys.modules[SIGNAL] = _Signal(SIGNAL)
