@@ -9,8 +9,10 @@ from typing import Any, cast
 
 import hydra
 import yaml
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from harness.cli import call, load
@@ -42,6 +44,8 @@ LAUNCH, FINISHED = "harness.launch.sweep:run", "harness.launch.status:finished"
 PLAN, PLAN_SWEEP = "harness.plan.command:run", "harness.plan.command:sweep"
 USUAL = ("harness.", "lm.", "lightning.pytorch.loggers.TensorBoardLogger")
 LIGHTNINGS = ("trainer", "callbacks", "logger")
+# A multirun never comes to Hydra's own main, which would compose the config once more only to see that.
+Hydra.get_mode = lambda *_, **__: RunMode.RUN  # type: ignore[method-assign]
 LOOKED_AT = ("data", "model")  # jobs that have these in common name the same files, and listing files takes time
 
 
@@ -65,8 +69,7 @@ def run(target: str, *, debug: bool) -> None:
                 call(LAUNCH, target, jobs)
                 return
             overrides = prepare(overrides, clear=debug)
-        flags = [word for word in sys.argv[1:] if word not in args.overrides]
-        train([*flags, *overrides], target)
+        train([*(word for word in sys.argv[1:] if word not in args.overrides), *overrides], target)
 
 
 def arguments_of_hydra(words: Sequence[str]) -> argparse.Namespace:
