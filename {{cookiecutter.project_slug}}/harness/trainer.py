@@ -47,6 +47,10 @@ log = logging.getLogger(__name__)
 
 # Keys of conf/trainer/ that are not Lightning's.
 NOT_ARGUMENTS = ("mps_fix",)
+HOOKS_OF_A_STEP = (
+    "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
+    "on_before_optimizer_step", "on_train_batch_end",
+)  # fmt: skip
 HARMLESS = ("lightning.pytorch.callbacks.", "harness.callbacks.")
 
 
@@ -155,7 +159,17 @@ def build_trainer(cfg: DictConfig, picks: Picks, run: Run, point: Checkpoint | N
     )
     refuse_what_cannot_be_sharded(trainer, module)
     count_from_one(trainer)
+    leave_out_empty_hooks(trainer.callbacks)  # type: ignore[attr-defined]  # set by Lightning
     return trainer
+
+
+def leave_out_empty_hooks(callbacks: Iterable[Callback]) -> None:
+    """Let Lightning pass over the hooks of a step that a callback does not have: it takes time for each, several for
+    each callback."""
+    for callback in callbacks:
+        for hook in HOOKS_OF_A_STEP:
+            if hook not in vars(callback) and getattr(type(callback), hook) is getattr(Callback, hook):
+                setattr(callback, hook, None)
 
 
 def _arguments(cfg: DictConfig, picks: Picks) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Progress(ProgressBar):
             TextColumn("{task.fields[facts]}"),
         )
         self._bar = Bar(
-            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, refresh_per_second=4
+            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, refresh_per_second=2
         )
         total = trainer.max_steps if trainer.max_steps > 0 else None
         # The steps of earlier attempts are shown as done; Rich measures the speed from the steps it sees.

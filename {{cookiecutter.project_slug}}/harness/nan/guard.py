@@ -83,11 +83,11 @@ class Guard:
         return StepDecision(true_norm, limit, skip, grad_scale)
 
     def _limit(self, device: torch.device) -> Tensor:
-        self.statistics = self.statistics.to(device, non_blocking=True)
         if not self.adaptive:
             if self._fixed is None or self._fixed.device != device:
                 self._fixed = torch.full((), self.fixed_limit, device=device)
             return self._fixed
+        self.statistics = self.statistics.to(device, non_blocking=True)
         count, mean, variance = self.statistics
         limit = torch.exp(mean + self.sigmas * variance.sqrt().clamp(min=SMALLEST_SIGMA)).clamp(max=LARGEST)
         return torch.where(count >= WARMUP, limit, LARGEST)

@@ -90,7 +90,7 @@ class MicrobatchSplitter:
         """Backpropagate a micro-batch. `loss` is what became of `forward`'s: the loop divided it by
         `micro_batches`, but not the pieces that come later; `scale` multiplies the gradient of all."""
         window, done = self._window[-1:], 1  # one piece has been forward
-        self._factor = (torch.ones_like(loss) if scale is None else scale) / micro_batches
+        self._scale, self._micro_batches = scale, micro_batches
         while not self._failed:
             try:
                 if done:
@@ -119,7 +119,7 @@ class MicrobatchSplitter:
     def _both(self, rows: Batch) -> None:
         with self._context():
             loss = self._step(rows)
-        loss.backward(self._factor)
+        loss.backward((torch.ones_like(loss) if self._scale is None else self._scale) / self._micro_batches)
 
     def _give_up(self) -> None:
         """Leave the rest of the window undone until the other ranks know."""
