@@ -5,10 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import LambdaCallback
 from places import PROJECT
 
 from harness.config.compose import compose
 from harness.config.protection import LOST, unprotected
+from harness.trainer import leave_out_empty_hooks
 
 PROTECTION = ["checkpoint", "signals", "progress", "nan_guard", "debug_log"]
 HELLO = "# Says hello.\nhello:\n  _target_: hooks.Slow\n  seconds: 0.0\n"
@@ -102,3 +105,15 @@ def test_early_stopping_ships(command: Callable[..., object], small: list[str]) 
 
 def _path(project: Path) -> str:
     return f"{project}:{Path(__file__).parent}"
+
+
+def test_only_hooks_that_a_callback_lacks_are_passed_over() -> None:
+    class Own(Callback):
+        def on_train_batch_end(self, *_: object) -> None: ...
+
+    own, by_instance = Own(), LambdaCallback(on_before_backward=lambda *_: None)
+    leave_out_empty_hooks([own, by_instance])
+    assert own.on_train_batch_start is None
+    assert callable(own.on_train_batch_end)
+    assert callable(own.on_train_epoch_end)
+    assert callable(by_instance.on_before_backward)

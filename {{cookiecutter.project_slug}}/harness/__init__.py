@@ -15,6 +15,7 @@ PUBLIC = {
     "total_steps": "harness.trainer",  # how many optimizer steps a run has
     "starting_point": "harness.checkpoint.resume",  # the checkpoint to go on from
     "pick": "harness.hardware",  # device, precision and compilation, where they are `auto`
+    "Kernels": "harness.probe",  # what of a module is timed for that
     "fit": "harness.trainer",  # train, and validate at the end
     "Command": "harness.commands",  # one line in the table of `python -m …`
     "run_command": "harness.commands",  # the frame of `python -m …`
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from harness.errors import UserError
     from harness.hardware import pick
     from harness.module import GuardedModule
+    from harness.probe import Kernels
     from harness.telemetry.events import emit
     from harness.trainer import attempt, finished, fit, limits, total_steps
 
@@ -42,6 +44,7 @@ __all__ = [
     "Command",
     "ExactData",
     "GuardedModule",
+    "Kernels",
     "UserError",
     "attempt",
     "emit",

@@ -70,9 +70,9 @@ def pick(
     device, why_device = _device(cfg)
     asked = str(cfg.trainer.get("precision", "auto"))
     if kernels and run and device not in _assumed and asked.startswith(TIMED):
-        cache = cfg.get("data", {}).get("prepared")
-        how = {"cache": cache and Path(cache), "alone": world_size(cfg.trainer) == 1, "source": source}
-        found = settled(run, kernels, asked, device, **how)
+        prepared = OmegaConf.select(cfg, "data.prepared")
+        cache, alone = Path(prepared) if prepared else None, world_size(cfg.trainer) == 1
+        found = settled(run, kernels, asked, device, cache=cache, alone=alone, source=source)
     else:
         precision = precisions(device)[0] if asked == "auto" else asked
         found = Fastest(Setting(precision, "high" if device == "cuda" else "highest"), "", {})

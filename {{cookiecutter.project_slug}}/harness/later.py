@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,10 @@ class _Signal(ModuleType):
     """Stands in for scipy.signal until anything but its old name `hamming` is asked for."""
 
     hamming = None
+
+    def __init__(self) -> None:
+        super().__init__(SIGNAL)
+        self.__spec__ = ModuleSpec(SIGNAL, None)  # who asks whether it can be imported is told so
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in ("__path__", "__all__"):  # `inspect` looks at all modules' __file__
@@ -26,4 +31,4 @@ def spare_scipy() -> None:
     """Let torchmetrics, which Lightning imports, find scipy.signal without half a second of imports: all that it does
     is to give it back a name that scipy has removed (test_upstream.py)."""
     if SIGNAL not in sys.modules and importlib.util.find_spec("scipy"):
-        sys.modules[SIGNAL] = _Signal(SIGNAL)
+        sys.modules[SIGNAL] = _Signal()

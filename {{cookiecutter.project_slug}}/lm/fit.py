@@ -75,7 +75,7 @@ def picks_of(cfg: DictConfig, config: PretrainedConfig | None, run: Run, steps: 
     kernels = Kernels.of(model, cfg.data.batch_size * context, attention_shape(cfg.model, config, context))
     batch = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches * world_size(cfg.trainer) * context  # tokens
     # Six floating-point operations a parameter and token: Kaplan et al. 2020.
-    flops, source = 6.0 * parameters * steps * batch, point and point.path.parents[1]
+    flops, source = 6.0 * parameters * steps * batch, point.path.parents[1] if point else None
     picks = pick(cfg, compile=cfg.model.compile, flops=flops, kernels=kernels, run=run, source=source)
     picks.attention, why = pick_attention(
         cfg.model.attention, picks.device, picks.attention, mps_fix=cfg.trainer.mps_fix

@@ -118,7 +118,7 @@ class TrainingOrder(Sampler[list[int]]):
         """Return this rank's windows of so many global batches from position `start` of the stream on."""
         end = start + batches * self.batch_size * self.world
         found = self.order(np.arange(start + self.rank, end, self.world))
-        return found.reshape(batches, self.batch_size).tolist()  # type: ignore[no-any-return]
+        return found.reshape(batches, self.batch_size).tolist()
 
 
 def batches_per_epoch(size: int, global_batch: int, accumulate: int = 1, limit: float | None = None) -> int:
