@@ -11,6 +11,7 @@ from torch import nn
 
 from harness import fastest, probe
 from harness.probe import Attention, Kernels, Setting
+from harness.replay.rerun import compute_as
 from harness.run import folder as run_folder
 
 PLAIN, EAGER, MEDIUM, HALF = Setting(), Setting(attention="eager"), Setting(matmul="medium"), Setting("bf16-mixed")
@@ -94,7 +95,9 @@ def test_a_second_run_takes_what_is_on_file(train, corpus: Path) -> None:
         file.write_text(before, encoding="utf-8")
 
 
-def test_a_resumed_run_keeps_what_it_has_also_on_another_machine(train, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_resumed_run_and_a_replay_keep_what_it_has_also_on_another_machine(
+    train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     words = ("trainer.precision=auto", "run.name=kept")
     run = train(*words, "trainer.max_steps=2")
     diary = run_folder.read(run)
@@ -109,3 +112,5 @@ def test_a_resumed_run_keeps_what_it_has_also_on_another_machine(train, caplog: 
     assert picks[1].startswith("bf16-mixed")
     assert picks[2] == "eager attention"
     assert "As in run.json, though it was measured elsewhere (another): bf16-mixed" in caplog.text
+    compute_as(run, tmp_path / "replay")
+    assert run_folder.read(tmp_path / "replay")["fastest_on_cpu"]["setting"] == elsewhere

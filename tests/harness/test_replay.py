@@ -54,7 +54,7 @@ def injected(train: Train, kind: str, module: str, step: int, *overrides: str) -
 @pytest.mark.slow
 def test_a_replay_has_the_batch_size_that_the_run_had_found(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     found = iter([4])  # once
-    monkeypatch.setattr("harness.trainer.rows_that_fit", lambda *_: next(found))
+    monkeypatch.setattr("harness.batch_size.rows_that_fit", lambda *_: next(found))
     spread = ("data.batch_size=auto", "data.global_batch=192")
     verdict = injected(train, "output", "model.layers.0.mlp.up_proj", 3, *spread)
     assert verdict.same_batches

@@ -24,7 +24,9 @@ class _Signal(ModuleType):
             raise AttributeError(name)
         if sys.modules.get(SIGNAL) is self:
             del sys.modules[SIGNAL]
-        return getattr(importlib.import_module(SIGNAL), name)
+        signal = importlib.import_module(SIGNAL)
+        vars(signal).setdefault("hamming", signal.windows.hamming)  # as torchmetrics would have done
+        return getattr(signal, name)
 
 
 def spare_scipy() -> None:
