@@ -10,13 +10,17 @@ import pytest
 import torch
 
 from harness.checkpoint import read, write
+from harness.checkpoint.contents import contents
 
 READERS = (read.verify, read.load_weights, read.load_trainer, lambda checkpoint: read.load_rng(checkpoint, 0))
 
 
 @pytest.fixture
 def checkpoint(tmp_path) -> read.Checkpoint:
-    return write.write(tmp_path, step=1, weights={"w": torch.ones(9)}, trainer={"a": torch.ones(2)}, rng=[{"seed": 1}])
+    return write.write(
+        tmp_path,
+        contents(step=1, weights={"w": torch.ones(9)}, trainer={"a": torch.ones(2)}, rng=[{"seed": 1}]),
+    )
 
 
 def forge(checkpoint: read.Checkpoint, **changes: Any) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 
 from harness.checkpoint import keep, read, write
+from harness.checkpoint.contents import contents
 from harness.checkpoint.keep import Retention
 
 
 def fill(folder: Path, *steps: int, run_id: str = "ours", scores: Sequence[float | None] = ()) -> list[read.Checkpoint]:
-    scores = scores or [None] * len(steps)
+    scores, weights = scores or [None] * len(steps), {"w": torch.ones(1)}
     return [
-        write.write(folder, step=s, weights={"w": torch.ones(1)}, trainer={}, about={"run_id": run_id, "score": score})
+        write.write(folder, contents(step=s, weights=weights, trainer={}, about={"run_id": run_id, "score": score}))
         for s, score in zip(steps, scores, strict=True)
     ]
 

@@ -8,6 +8,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from harness.checkpoint import read, write
+from harness.checkpoint.contents import contents
 from harness.checkpoint.match import fitted
 from harness.errors import UserError
 from harness.wrappers import plain
@@ -94,7 +95,7 @@ def test_only_whole_parts_of_a_name_are_wrappers() -> None:
 def test_transformers_loads_a_checkpoint_folder_as_it_is(tmp_path) -> None:
     trained = model()
     extra = {"config.json": trained.config.to_json_string()}
-    checkpoint = write.write(tmp_path, step=1, weights=trained.state_dict(), trainer={}, extra=extra)
+    checkpoint = write.write(tmp_path, contents(step=1, weights=trained.state_dict(), trainer={}, extra=extra))
     loaded = AutoModelForCausalLM.from_pretrained(checkpoint.path)
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, trained.state_dict()[name]), name

@@ -7,19 +7,15 @@ import pytest
 import torch
 
 from harness.checkpoint import read, write
+from harness.checkpoint.contents import contents
 from harness.errors import UserError
 
 
 @pytest.fixture
 def run(tmp_path):
     for step in (1, 2):
-        write.write(
-            tmp_path,
-            step=step,
-            weights={"w": torch.full((1000,), step)},
-            trainer={"global_step": step},
-            rng=[{"seed": step}],
-        )
+        weights = {"w": torch.full((1000,), step)}
+        write.write(tmp_path, contents(step=step, weights=weights, trainer={"global_step": step}, rng=[{"seed": step}]))
     return tmp_path
 
 

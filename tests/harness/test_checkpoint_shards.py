@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from harness.checkpoint import io, read, write
+from harness.checkpoint.contents import contents
 from harness.errors import UserError
 from harness.nan.guard import Guard, StepGate, total_norm
 from harness.sharding import repeated_layers
@@ -36,7 +37,7 @@ def checkpoint(folder: Path, mesh: DeviceMesh) -> read.Checkpoint:
     groups = [{"params": [0, 1], "param_names": ["embed", "up"], "lr": 0.1}]
     trainer = {"global_step": 7, "optimizer_states": [{"state": {1: moment}, "param_groups": groups}]}
     tied = {"head": split["embed"].detach()}
-    return write.write(folder, step=7, weights=split | tied, trainer=trainer, rng=[{"torch": torch.zeros(1)}])
+    return write.write(folder, contents(step=7, weights=split | tied, trainer=trainer, rng=[{"torch": torch.zeros(1)}]))
 
 
 def test_what_was_written_in_shards_is_read_whole(tmp_path: Path, mesh: DeviceMesh) -> None:
@@ -56,7 +57,7 @@ def test_each_rank_reads_what_it_holds_of_any_checkpoint(tmp_path: Path, mesh: D
     found = checkpoint(tmp_path, mesh)
     if not sharded:
         state = read.load_trainer(found)
-        found = write.write(tmp_path / "whole", step=7, weights=read.load_weights(found), trainer=state)
+        found = write.write(tmp_path / "whole", contents(step=7, weights=read.load_weights(found), trainer=state))
     wanted = {name: distribute_tensor(torch.zeros(5, 3), mesh, [Shard(0)]) for name in ("model.embed", "model.head")}
     wanted |= {"model.up": distribute_tensor(torch.zeros(5, 3), mesh, [Shard(0)])}
     own = io.own_weights(found, wanted)
@@ -88,7 +89,7 @@ def test_a_missing_file_of_one_rank_is_named(tmp_path: Path) -> None:
         read.load_weights(found)
 
 
-@pytest.mark.parametrize("name", ["_save_tree", "_write_manifest", "shards.write"])
+@pytest.mark.parametrize("name", ["_small", "_write_manifest", "shards.write"])
 def test_a_full_disk_leaves_nothing_behind(
     tmp_path: Path, mesh: DeviceMesh, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

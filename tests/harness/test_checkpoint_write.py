@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from harness.checkpoint import keep, read, rng, write
+from harness.checkpoint.contents import contents
 
 
 def weights() -> dict[str, torch.Tensor]:
@@ -28,7 +29,7 @@ def trainer() -> dict:
 
 
 def checkpoint(folder: Path, step: int = 7, **more) -> read.Checkpoint:
-    return write.write(folder, **{"step": step, "weights": weights(), "trainer": trainer(), **more})
+    return write.write(folder, contents(**{"step": step, "weights": weights(), "trainer": trainer(), **more}))
 
 
 def test_everything_comes_back_as_it_was(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from exactness import assert_same, newest
 
 from harness.checkpoint import keep, preflight, read, write
+from harness.checkpoint.contents import Contents
 from harness.errors import UserError
 from harness.run.folder import Run
 from harness.run.folder import read as read_run
@@ -34,9 +35,9 @@ class FullDisk:
         monkeypatch.setattr(write, "_save_tensors", self._save)
         monkeypatch.setattr("harness.checkpoint.io.write", self._write)
 
-    def _write(self, folder: Path, *, step: int, **more: object) -> read.Checkpoint:
-        self.step = step
-        return self.write(folder, step=step, **more)  # type: ignore[arg-type]
+    def _write(self, folder: Path, contents: Contents) -> read.Checkpoint:
+        self.step = contents.step
+        return self.write(folder, contents)
 
     def _save(self, tensors: dict, path: Path, *more: object) -> Path:
         if self.step in self.full:

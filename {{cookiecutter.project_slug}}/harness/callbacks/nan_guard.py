@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 
 from harness.batch import Batch
 from harness.checkpoint.finite import first_non_finite, training_states
+from harness.checkpoint.io import wait_for_writing
 from harness.checkpoint.keep import pin, unpin
 from harness.checkpoint.ledger import anchors, usable
 from harness.config.schema import Above0, Positive
@@ -172,7 +173,11 @@ class NanGuard(Callback):
         folder = bundles.folder_of(self._run, step)
         precision = trainer.precision_plugin.precision
         facts |= {"schema": 1, "step": step, "rank": trainer.global_rank, "world_size": trainer.world_size}
-        facts |= {"precision": precision, "checkpoint": self._checkpoint_before(step), **facts_about(known, module)}
+        facts |= {
+            "precision": precision,
+            "checkpoint": self._checkpoint_before(trainer, step),
+            **facts_about(known, module),
+        }
         try:
             bundles.write(folder, facts, known.batches, known.rng, module.format, rank=trainer.global_rank)
         except OSError as error:  # a full disk must not end the training that the guard is there to save
@@ -180,7 +185,8 @@ class NanGuard(Callback):
             return None
         return folder
 
-    def _checkpoint_before(self, step: int) -> str | None:
+    def _checkpoint_before(self, trainer: Trainer, step: int) -> str | None:
+        wait_for_writing(trainer)
         found = [checkpoint for checkpoint in usable(self._run) if checkpoint.step < step]
         return found[-1].path.name if found else None
 

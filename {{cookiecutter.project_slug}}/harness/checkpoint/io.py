@@ -1,6 +1,10 @@
 """Between Lightning's checkpoint dict and a checkpoint: what goes into which file, and counters that need no repair."""
 
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +15,35 @@ from torch import Tensor, nn
 
 from harness.checkpoint import elsewhere, read, shards
 from harness.checkpoint.average import keepers
+from harness.checkpoint.behind import Behind
+from harness.checkpoint.contents import Contents, contents
+from harness.checkpoint.finite import training_states
 from harness.checkpoint.match import fitted
 from harness.checkpoint.moments import NAMES
+from harness.checkpoint.snapshot import Snapshot
 from harness.checkpoint.tree import join
 from harness.checkpoint.write import write
 from harness.distributed import is_split
 from harness.run.facts import RunFacts
+from harness.telemetry import events
+
+log = logging.getLogger(__name__)
 
 # Where Lightning keeps the weights that training goes on with, when `state_dict` holds their average.
 AVERAGED = "current_model_state"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What `trainer.save_checkpoint(storage_options=…)` may say besides. `about`: further entries of the manifest.
+
+    `behind`: return when everything is copied, and write while training goes on; not where ranks write together, for
+    their words to each other would mix with those of training. `then`: what to do behind training once it is written.
+    """
+
+    about: Mapping[str, Any] = field(default_factory=dict)
+    behind: bool = False
+    then: Callable[[read.Checkpoint], None] = lambda checkpoint: None
 
 
 class DurableIO(CheckpointIO):
@@ -31,7 +55,7 @@ class DurableIO(CheckpointIO):
     left out, and stays as the module has it when a checkpoint is loaded.
 
     A disk that refuses a checkpoint is noted in `failure`, not raised: the other ranks wait for this one behind the
-    save.
+    save. What is written behind training is in `checkpoint`, or in `failure`, after `wait`.
     """
 
     def __init__(self, facts: RunFacts, module: LightningModule) -> None:
@@ -39,36 +63,69 @@ class DurableIO(CheckpointIO):
         self.module = module
         self.checkpoint: read.Checkpoint | None = None
         self.failure: OSError | None = None
+        self.seconds = 0.0  # that the last one took to write
+        self.snapshot = Snapshot()
+        self.behind = Behind()
+        self._said = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Checkpoint beside `path`. `storage_options` are further entries of the manifest."""
+        """Checkpoint beside `path`, as the Order in `storage_options` says."""
+        self.behind.wait()
+        order, folder = storage_options or Order(), Path(path).parent
+        made = self._contents(checkpoint, order.about)
+        copied = self._copied(made) if order.behind and not made.sharded else None
+
+        def write_and_then() -> None:
+            if copied and (written := self._write(folder, copied)):
+                order.then(written)
+
+        if copied:
+            self.behind.start(write_and_then)
+        elif (written := self._write(folder, made)) and made.leads:
+            self.behind.start(partial(order.then, written))
+
+    def _contents(self, checkpoint: dict[str, Any], about: Mapping[str, Any]) -> Contents:
         prefix, beneath = stored_model(self.module)[0], elsewhere.of(self.module)
         state = elsewhere.stored(checkpoint.pop("state_dict"), beneath, prefix)
         if AVERAGED in checkpoint:
             checkpoint[AVERAGED] = elsewhere.stored(checkpoint[AVERAGED], beneath, prefix)
-        weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-        others = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
         rng, files = checkpoint.pop("rng", ()), checkpoint.pop("files", {})
-        about = {**checkpoint.pop("about", {}), **(storage_options or {})}
-        if beneath:
-            about[elsewhere.ENTRY] = beneath.entry
+        about = {**checkpoint.pop("about", {}), **about, **({elsewhere.ENTRY: beneath.entry} if beneath else {})}
+        others = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+        return contents(
+            step=checkpoint["global_step"],
+            weights={name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)},
+            trainer={**checkpoint, "state_dict": others},
+            rng=rng,
+            about=about,
+            extra=files,
+            states=training_states(self.module, self.module.trainer.optimizers),
+        )
+
+    def _copied(self, made: Contents) -> Contents | None:
         try:
-            self.checkpoint = write(
-                Path(path).parent,
-                step=checkpoint["global_step"],
-                weights=weights,
-                trainer={**checkpoint, "state_dict": others},
-                rng=rng,
-                about=about,
-                extra=files,
-            )
-            self.failure = None
+            return self.snapshot.take(made)
+        except (RuntimeError, MemoryError) as error:  # torch has a kind of its own for each allocator
+            if not self._said:
+                self._said = True
+                log.warning("There is no memory for a copy: training waits while checkpoints are written (%s).", error)
+            return None
+
+    def _write(self, folder: Path, made: Contents) -> read.Checkpoint | None:
+        began, self.checkpoint, self.failure = time.perf_counter(), None, None
+        self.snapshot.finish()
+        try:
+            events.sync()  # what happened before it survives together with it
+            self.checkpoint = write(folder, made)
         except OSError as error:
             self.failure = error
+        self.seconds = time.perf_counter() - began
+        return self.checkpoint
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
+        self.behind.wait()
         checkpoint = read.open_checkpoint(Path(path))
         prefix, model = stored_model(self.module)
         beneath, state_now = elsewhere.of(self.module), model.state_dict()
@@ -86,6 +143,10 @@ class DurableIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         raise NotImplementedError("harness.checkpoint.keep decides what is removed.")
+
+    def teardown(self) -> None:
+        self.behind.close()
+        self.snapshot = Snapshot()  # gives its memory back
 
 
 def stored_model(module: nn.Module) -> tuple[str, nn.Module]:
@@ -132,6 +193,13 @@ def run_facts(trainer: Trainer) -> RunFacts:
     """Return what the entry said about the run; nothing for a Trainer without DurableIO."""
     plugin = trainer.strategy.checkpoint_io
     return plugin.facts if isinstance(plugin, DurableIO) else RunFacts()
+
+
+def wait_for_writing(trainer: Trainer) -> None:
+    """Return when the checkpoint that is written behind training is there, or was refused."""
+    plugin = trainer.strategy.checkpoint_io
+    if isinstance(plugin, DurableIO):
+        plugin.behind.wait()
 
 
 def restore_weights(trainer: Trainer, module: LightningModule, checkpoint: read.Checkpoint) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def _split(tree: Any, tensors: dict[str, Tensor], seen: dict[tuple[Any, ...], st
         name = path
         while name in tensors:  # the keys 1 and "1" of one dict
             name += "'"
-        kept = seen.setdefault(_place(tree), name) if tree.numel() else name
+        kept = seen.setdefault(place(tree), name) if tree.numel() else name
         tensors.setdefault(kept, tree)
         return {"__tensor__": kept}
     if isinstance(tree, Mapping):
@@ -48,14 +48,14 @@ def untie(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     for name, tensor in weights.items():
-        if tensor.numel() and (first := seen.setdefault(_place(tensor), name)) != name:
+        if tensor.numel() and (first := seen.setdefault(place(tensor), name)) != name:
             aliases[name] = first
         else:
             kept[name] = tensor
     return kept, aliases
 
 
-def _place(tensor: Tensor) -> tuple[Any, ...]:
+def place(tensor: Tensor) -> tuple[Any, ...]:
     """Two tensors with the same place are one: a weight that is tied, or a state that holds the same thing twice."""
     part = own_part(tensor)
     # An empty part has no memory of its own: two of them would look tied on this rank, and not on the others.

@@ -4,40 +4,28 @@ Killed at any instruction, the folder that was there before is still there and w
 holds.
 """
 
-import io
 import itertools
 import json
 import os
-import pickle
 import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.checkpoint import shards
+from harness.checkpoint.contents import Contents
+from harness.checkpoint.finite import first_non_finite
 from harness.checkpoint.manifest import manifest_checksum
-from harness.checkpoint.read import (
-    MANIFEST,
-    SCHEMA,
-    TRAINER,
-    TRAINER_TENSORS,
-    WEIGHTS,
-    Checkpoint,
-    checkpoints,
-    checksum,
-    open_checkpoint,
-)
-from harness.checkpoint.tree import split, untie
-from harness.distributed import is_split, together
+from harness.checkpoint.read import MANIFEST, SCHEMA, Checkpoint, checkpoints, checksum, open_checkpoint
+from harness.distributed import together
 
 T = TypeVar("T")
 
@@ -45,41 +33,27 @@ TEMPORARY = ".tmp-"
 TRASH = ".trash-"
 
 
-def write(
-    folder: Path,
-    *,
-    step: int,
-    weights: Mapping[str, Tensor],
-    trainer: Mapping[str, Any],
-    rng: Sequence[Mapping[str, Any]] = (),
-    about: Mapping[str, Any] | None = None,
-    extra: Mapping[str, str | bytes] | None = None,
-) -> Checkpoint:
-    """Checkpoint a model as `folder/step-<step>` and return it once it is on the disk.
+def write(folder: Path, contents: Contents) -> Checkpoint:
+    """Checkpoint `contents` as `folder/step-<step>` and return it once it is on the disk.
 
-    `trainer` is any tree of dicts, lists, numbers, strings and tensors; `rng` has one entry per rank; `about` (JSON)
-    goes into the manifest, `extra` (name: content) are more files, such as config.json. Raises OSError when the disk
-    refuses, and then leaves nothing behind.
+    Raises OSError when the disk refuses, and then leaves nothing behind.
 
     Where the weights are split over ranks, all ranks call it, in one folder: each writes and fsyncs what it has, and
     when all of that is on the disk rank 0 writes the manifest and renames. An OSError of one is raised on all.
     """
-    sharded = any(is_split(tensor) for tensor in weights.values())
-    leads = not sharded or torch.distributed.get_rank() == 0
-    on_all = together if sharded else _alone
+    step, leads = contents.step, contents.leads
+    on_all = together if contents.sharded else _alone
     sequence, temporary = on_all(lambda: _begin(folder, step) if leads else None)[0]  # type: ignore[misc]
     try:
-        kept, aliases = untie(weights)
-        tensors: dict[str, Tensor] = {}
-        tree = split(trainer, tensors, "trainer" if sharded else "")  # shards have one name space for both
-        groups = {TRAINER_TENSORS: tensors, WEIGHTS: kept}
-        small = _small(temporary, tree, rng, extra or {}) if leads else ()
-        written = itertools.chain((_sharded if sharded else _whole)(temporary, groups), small)
+        bad = next(filter(None, on_all(lambda: first_non_finite(contents.states))), None)  # each sees what it holds
+        tensors = (_sharded if contents.sharded else _whole)(temporary, contents.tensors)
+        written = itertools.chain(tensors, _small(temporary, contents.files) if leads else ())
         flushed = on_all(lambda: _flushed(written))
         fault("after_fsync")
-        manifest = {**(about or {}), "schema": SCHEMA, "step": step, "sequence": sequence, "time": time.time()}
-        # Not in the header of the weights: safetensors writes two keys in any order, and equal files are to be equal.
-        manifest |= {"files": {name: file for files in flushed for name, file in files.items()}, "aliases": aliases}
+        manifest = {**contents.about, "schema": SCHEMA, "step": step, "sequence": sequence, "time": time.time()}
+        manifest |= {"files": {name: file for files in flushed for name, file in files.items()}, "not_finite": bad}
+        if bad:
+            manifest["score"] = None  # it is no better than others
         target = folder / f"step-{step:08d}"
         return on_all(lambda: _publish(temporary, target, manifest) if leads else None)[0]  # type: ignore[return-value]
     except BaseException:
@@ -131,14 +105,9 @@ def _sharded(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> Iterat
     yield from shards.write(folder, {Path(name).stem: tensors for name, tensors in groups.items()})
 
 
-def _small(
-    folder: Path, tree: Mapping[str, Any], rng: Sequence[Mapping[str, Any]], extra: Mapping[str, str | bytes]
-) -> Iterator[Path]:
-    yield _save_tree(tree, folder / TRAINER)
-    for rank, state in enumerate(rng):
-        yield _save_tree(state, folder / f"rng-rank{rank}.pt")
-    for name, content in extra.items():
-        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+def _small(folder: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
         yield folder / name
     fault("after_write")
 
@@ -160,46 +129,17 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> Path:
     return path
 
 
-def _save_tree(tree: Mapping[str, Any], path: Path) -> Path:
-    """torch.save, and the only proof that weights_only=True will load it: loading it."""
-    content = _dumps(dict(tree))
-    try:
-        _loads(content)
-    except pickle.UnpicklingError:
-        for key, value in tree.items():
-            _refuse_unless_loadable(key, value)
-        raise
-    path.write_bytes(content)
-    return path
-
-
-def _refuse_unless_loadable(key: str, value: Any) -> None:
-    try:
-        _loads(_dumps(value))
-    except pickle.UnpicklingError as error:
-        raise TypeError(
-            f"The state {key!r} cannot be in a checkpoint: use numbers, strings, lists, dicts and tensors. ({error})"
-        ) from error
-
-
-def _dumps(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
-
-
-def _loads(content: bytes) -> Any:
-    return torch.load(io.BytesIO(content), weights_only=True)
-
-
 def _flushed(written: Iterable[Path]) -> dict[str, dict[str, Any]]:
     """Fsync every file, and return the sizes and checksums of what the system has.
 
     A file goes to the disk while the next is written and checksums are computed, and the small files share one commit
     of the file system's journal. One after the other the same takes half as long again.
     """
+    jobs = []
     with ThreadPoolExecutor(4) as pool:
-        jobs = [(path, pool.submit(fsync, path), pool.submit(checksum, path)) for path in written]
+        for path in written:
+            fault("in_write")
+            jobs.append((path, pool.submit(fsync, path), pool.submit(checksum, path)))
     for _, flush, _ in jobs:
         flush.result()
     return {path.name: {"bytes": path.stat().st_size, "crc32": crc.result()} for path, _, crc in jobs}
@@ -234,6 +174,7 @@ def _put_in_place(temporary: Path, target: Path) -> None:
 
 
 def fsync(path: Path, flags: int = os.O_RDWR) -> None:
+    fault("in_fsync")
     descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)

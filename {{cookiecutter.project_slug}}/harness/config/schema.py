@@ -62,6 +62,7 @@ class Checkpoint(Section):
     keep_last: Positive = key("how many of the newest checkpoints of this run are kept")
     keep_best: Count = key("how many of the checkpoints with the lowest validation loss are kept besides")
     max_gb: Above0 | None = key("remove the oldest checkpoints beyond this many GB; null for no limit")
+    write_behind: Flag = key("copy what a checkpoint holds, and write it while training goes on; false: training waits")
 
 
 class Debug(Section):

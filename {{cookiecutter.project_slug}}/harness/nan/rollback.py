@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from torch.optim import Optimizer
 
 from harness.checkpoint import read
-from harness.checkpoint.io import restore_weights
+from harness.checkpoint.io import restore_weights, wait_for_writing
 from harness.checkpoint.ledger import Rollback, good_checkpoints, read_ledger, write_down
 from harness.distributed import all_reduce_max
 
@@ -21,6 +21,7 @@ def roll_back(trainer: Trainer, module: Any, *, first_bad: int, good_after: int)
     """
     run = Path(trainer.default_root_dir)
     now = trainer.global_step
+    wait_for_writing(trainer)
     chosen = _choose(run, now, first_bad, good_after) if trainer.is_global_zero else None
     step = all_reduce_max(-1 if chosen is None else chosen.step, trainer)
     if step < 0:

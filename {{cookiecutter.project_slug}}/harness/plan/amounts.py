@@ -73,7 +73,7 @@ def plan(trainer: DictConfig, found: Found, *, name: str, done: int, why_counted
         devices=ranks,
         parameters=found.parameters,
         trainable=found.trainable,
-        memory=on_a_device(found.memory, strategy_name(trainer), ranks),
+        memory=on_a_device(found.memory, strategy_name(trainer), ranks) | copy_kept(found, strategy_name(trainer)),
         data={split: counts for split in SPLITS if (counts := numbers(data.described.get(split)))},
         windows=windows,
         held_out=held_out,
@@ -149,6 +149,16 @@ def disk(found: Found, steps: int, seconds: float, validations: int) -> tuple[in
             count = int(max(1, min(count, fitting)))
             return count, count * found.checkpoint_bytes
     return 0, 0
+
+
+def copy_kept(found: Found, strategy: str) -> dict[str, int]:
+    """Return the copy from which checkpoints are written, where it is in the memory that is trained in."""
+    behind = any(isinstance(callback, DurableCheckpoint) and callback.write_behind for callback in found.callbacks)
+    return (
+        {"checkpoint copy": found.checkpoint_bytes}
+        if behind and found.device == "cpu" and strategy != "sharded"
+        else {}
+    )
 
 
 def strategy_name(trainer: DictConfig) -> str:

@@ -1,0 +1,126 @@
+"""Written behind training, a checkpoint holds what there was when it was asked for, and fails as loudly."""
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from exactness import assert_same
+from lightning.pytorch import Callback
+
+from harness.checkpoint import read, write
+from harness.checkpoint.behind import Behind
+from harness.checkpoint.compare import first_difference
+from harness.checkpoint.contents import contents
+from harness.checkpoint.snapshot import Snapshot
+
+EACH = ("trainer.max_steps=6", "trainer.log_every_n_steps=1", "checkpoint.every_n_steps=1", "checkpoint.keep_last=99",
+        "logger=csv", "trainer.val_check_interval=2", "+model.config.attention_dropout=0.2",
+        "model.attention=eager")  # fmt: skip
+
+
+class Unloadable(Callback):
+    def state_dict(self) -> dict:
+        return {"path": Path("x")}
+
+
+def state() -> dict:
+    weight = torch.arange(12.0).reshape(4, 3)
+    moments = {0: {"step": torch.tensor(7.0), "exp_avg": torch.arange(15.0).reshape(3, 5).t(), "empty": torch.empty(0)}}
+    return {
+        "weights": {"embed.weight": weight, "lm_head.weight": weight, "half": torch.ones(3, dtype=torch.bfloat16)},
+        "trainer": {"global_step": 7, "optimizer_states": [{"state": moments}], "seen": [1, 2], "rows": weight[:2]},
+        "rng": [{"torch": torch.arange(9)}],
+    }
+
+
+def test_what_changes_after_the_copy_is_not_in_the_checkpoint(tmp_path: Path) -> None:
+    before, now = state(), state()
+    copied = Snapshot().take(contents(step=7, **now))
+    now["weights"]["embed.weight"].zero_()
+    now["weights"]["half"].add_(1)
+    now["trainer"]["seen"].append(3)
+    for tensor in now["trainer"]["optimizer_states"][0]["state"][0].values():
+        tensor.fill_(-1)
+    now["rng"][0]["torch"].zero_()
+    late, wanted = write.write(tmp_path / "late", copied), write.write(tmp_path / "at once", contents(step=7, **before))
+    assert not first_difference(late, wanted)
+    assert late.manifest["files"] == wanted.manifest["files"]
+    assert late.manifest["aliases"] == {"lm_head.weight": "embed.weight"}
+
+
+def test_memory_is_taken_once() -> None:
+    snapshot = Snapshot()
+    first, second = (snapshot.take(contents(step=7, **state())) for _ in range(2))
+    for file, group in first.tensors.items():
+        assert all(tensor is second.tensors[file][name] for name, tensor in group.items())
+
+
+def test_what_has_to_be_finite_is_looked_at_in_the_copy(tmp_path: Path) -> None:
+    weight = torch.zeros(3)
+    made = contents(step=1, weights={"w": weight}, trainer={}, about={"score": 1.0}, states={"weights": {"w": weight}})
+    copied = Snapshot().take(made)
+    weight[0] = torch.nan
+    assert write.write(tmp_path / "copy", copied).manifest["not_finite"] is None
+    spoiled = write.write(tmp_path / "now", made).manifest
+    assert (spoiled["not_finite"], spoiled["score"]) == ("weights/w", None)
+
+
+def test_one_thing_at_a_time_and_what_it_raises_is_raised_to_who_waits() -> None:
+    behind, gate, done = Behind(), threading.Event(), []
+    behind.start(lambda: done.append(gate.wait()))
+    assert behind.busy
+    threading.Timer(0.05, gate.set).start()
+    behind.start(lambda: done.append(1 / 0))  # waits for the first
+    assert done == [True]
+    with pytest.raises(ZeroDivisionError):
+        behind.wait()
+    behind.wait()
+    behind.close()
+    assert not behind.busy
+
+
+def test_checkpoints_are_the_same_written_behind_training_or_not(train) -> None:
+    behind, waits = (
+        train(*EACH, f"run.name={way}", f"checkpoint.write_behind={way}", "callbacks.nan_guard.good_after=1")
+        for way in ("true", "false")
+    )
+    assert_same(behind, waits)
+    found, others = (read.checkpoints(folder / "checkpoints") for folder in (behind, waits))
+    assert [checkpoint.step for checkpoint in found] == [1, 2, 3, 4, 5, 6]
+    for one, other in zip(found, others, strict=True):
+        assert not first_difference(one, other)
+        assert {**one.manifest["files"], read.TRAINER: 0} == {**other.manifest["files"], read.TRAINER: 0}
+
+
+def test_a_disk_that_is_slower_than_checkpoints_are_due_is_said_once(train, monkeypatch, caplog) -> None:
+    put = write._put_in_place
+
+    def slowly(*paths: Path) -> None:
+        time.sleep(0.3)
+        put(*paths)
+
+    monkeypatch.setattr(write, "_put_in_place", slowly)
+    with caplog.at_level(logging.WARNING):
+        folder = train(*EACH, "run.name=slow")
+    assert caplog.text.count("still being written when the next is due") == 1
+    assert len(read.checkpoints(folder / "checkpoints")) == 6
+
+
+def test_a_state_that_no_checkpoint_can_hold_is_refused_at_once(train) -> None:
+    mine = "+callbacks.mine={_target_:test_checkpoint_behind.Unloadable}"
+    with pytest.raises(TypeError, match="'callbacks' cannot be in a checkpoint"):
+        train(*EACH, "run.name=unloadable", mine)
+
+
+def test_without_memory_for_a_copy_training_waits(train, monkeypatch, caplog) -> None:
+    def no_memory(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("harness.checkpoint.snapshot._room", no_memory)
+    with caplog.at_level(logging.WARNING):
+        folder = train(*EACH, "run.name=short")
+    assert caplog.text.count("There is no memory for a copy") == 1
+    assert len(read.checkpoints(folder / "checkpoints")) == 6
