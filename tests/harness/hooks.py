@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from harness.checkpoint import read
+from harness.checkpoint.io import wait_for_writing
 from harness.errors import Stopped
 
 
@@ -112,6 +113,7 @@ class DeleteNewestAt(At):
     """Does what a person with `rm -r` does."""
 
     def act(self, trainer: Trainer) -> None:
+        wait_for_writing(trainer)
         shutil.rmtree(read.checkpoints(Path(trainer.default_root_dir) / "checkpoints")[-1].path)
 
 

@@ -58,6 +58,28 @@ def test_memory_is_taken_once() -> None:
         assert all(tensor is second.tensors[file][name] for name, tensor in group.items())
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+def test_a_copy_from_a_gpu_is_of_before_the_step_and_nothing_waits_for_it() -> None:
+    weight, average = (torch.ones(1 << 24, device="cuda") for _ in range(2))
+    made = contents(step=1, weights={"w": weight}, trainer={"average": average}, states={"weights": {"w": weight}})
+    snapshot = Snapshot()
+    torch.cuda.synchronize()
+    snapshot.take(made)  # which allocates
+    snapshot.before_change()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        copied = snapshot.take(made)
+        average.zero_()  # at once
+        snapshot.before_change()
+        weight.zero_()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    snapshot.finish()
+    for group in copied.tensors.values():
+        assert all(tensor.is_pinned() and bool((tensor == 1).all()) for tensor in group.values())
+
+
 def test_what_has_to_be_finite_is_looked_at_in_the_copy(tmp_path: Path) -> None:
     weight = torch.zeros(3)
     made = contents(step=1, weights={"w": weight}, trainer={}, about={"score": 1.0}, states={"weights": {"w": weight}})
@@ -99,14 +121,14 @@ def test_a_disk_that_is_slower_than_checkpoints_are_due_is_said_once(train, monk
     put = write._put_in_place
 
     def slowly(*paths: Path) -> None:
-        time.sleep(0.3)
+        time.sleep(0.1)
         put(*paths)
 
     monkeypatch.setattr(write, "_put_in_place", slowly)
     with caplog.at_level(logging.WARNING):
-        folder = train(*EACH, "run.name=slow")
+        folder = train(*EACH, "run.name=slow", "trainer.max_steps=14")
     assert caplog.text.count("still being written when the next is due") == 1
-    assert len(read.checkpoints(folder / "checkpoints")) == 6
+    assert len(read.checkpoints(folder / "checkpoints")) == 14
 
 
 def test_a_state_that_no_checkpoint_can_hold_is_refused_at_once(train) -> None:

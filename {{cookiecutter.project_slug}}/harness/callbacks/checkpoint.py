@@ -27,7 +27,7 @@ from harness.telemetry import events
 
 log = logging.getLogger(__name__)
 
-OFTEN, WORTH_SAYING = 3, 0.1  # times that a checkpoint waited for the one before, and the share of the time of training
+OFTEN, WORTH_SAYING = 10, 0.1  # times that one waited for the one before, and the share of the time of training
 MOST_FAILURES = 5  # checkpoints in a row that the disk refused, before training ends: what it computes would be lost
 # Why a checkpoint is made, the strongest last: ranks agree on the all_reduce_max number.
 REASONS = ("", "every_minutes", "best", "SIGUSR1", "rollback")
@@ -209,7 +209,9 @@ class DurableCheckpoint(Callback):
             events.emit("not_finite", step, {"where": bad}, warning=True)
         data = {"path": checkpoint.path.name, "reason": reason, "seconds": seconds, "write_seconds": self._io.seconds}
         events.emit("checkpoint", step, data | {"bytes": checkpoint.bytes})
-        log.info("Checkpoint %s (%s, %.2f s of %.2f s)", checkpoint.path.name, reason, seconds, self._io.seconds)
+        log.info(
+            "Checkpoint %s (%s, %.2f s, written in %.2f s)", checkpoint.path.name, reason, seconds, self._io.seconds
+        )
 
     def _check_disk(self, module: LightningModule) -> None:
         # Weights and AdamW's two moments; another optimizer may need less.
