@@ -2,13 +2,14 @@
 
 import logging
 import threading
-import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from exactness import assert_same
 from lightning.pytorch import Callback
+from places import PATIENCE
 
 from harness.checkpoint import read, write
 from harness.checkpoint.behind import Behind
@@ -117,21 +118,40 @@ def test_checkpoints_are_the_same_written_behind_training_or_not(train) -> None:
         assert {**one.manifest["files"], read.TRAINER: 0} == {**other.manifest["files"], read.TRAINER: 0}
 
 
+class Clock:
+    """Ten seconds pass whenever training waits for a checkpoint."""
+
+    now: ClassVar[float] = 0.0
+
+    def __call__(self) -> float:
+        return Clock.now
+
+
 def test_a_disk_that_is_slower_than_checkpoints_are_due_is_said_once(train, monkeypatch, caplog) -> None:
-    put = write._put_in_place
+    put, wait, waiting = write._put_in_place, Behind.wait, threading.Event()
+
+    def wait_and_say_so(self: Behind) -> None:
+        if self.busy:
+            waiting.set()
+        wait(self)
 
     def slowly(*paths: Path) -> None:
-        time.sleep(0.1)
+        if threading.current_thread() is not threading.main_thread():
+            assert waiting.wait(PATIENCE)
+            waiting.clear()
+            Clock.now += 10
         put(*paths)
 
+    monkeypatch.setattr(Behind, "wait", wait_and_say_so)
     monkeypatch.setattr(write, "_put_in_place", slowly)
+    clock = "+callbacks.checkpoint.clock={_target_:test_checkpoint_behind.Clock}"
     with caplog.at_level(logging.WARNING):
-        folder = train(*EACH, "run.name=slow", "trainer.max_steps=14")
+        folder = train(*EACH, "run.name=slow", "trainer.max_steps=14", clock)
     assert caplog.text.count("still being written when the next is due") == 1
     assert len(read.checkpoints(folder / "checkpoints")) == 14
 
 
-def test_a_state_that_no_checkpoint_can_hold_is_refused_at_once(train) -> None:
+def test_a_state_that_no_checkpoint_can_hold_is_refused(train) -> None:
     mine = "+callbacks.mine={_target_:test_checkpoint_behind.Unloadable}"
     with pytest.raises(TypeError, match="'callbacks' cannot be in a checkpoint"):
         train(*EACH, "run.name=unloadable", mine)

@@ -145,9 +145,11 @@ class DurableCheckpoint(Callback):
         requests.checkpoint = ""
         self._tried_step, self._tried_at = trainer.global_step, self.clock()
         if trainer.is_global_zero:
-            self._pending = trainer.global_step, reason, self._tried_at - started
-            if not behind:
-                self._afterwards(*self._pending)
+            made = trainer.global_step, reason, self._tried_at - started
+            if behind:
+                self._pending = made
+            else:
+                self._afterwards(*made)
 
     def _about(self, trainer: Trainer, reason: str) -> dict[str, Any]:
         """Return what the manifest says of this checkpoint alone: why it was made, and how good it is."""
@@ -180,13 +182,13 @@ class DurableCheckpoint(Callback):
 
     def _settle(self) -> None:
         """Wait for what is being written, and say how it went."""
-        if self._pending:
+        made, self._pending = self._pending, None
+        if made:
             self._io.behind.wait()
-            self._afterwards(*self._pending)
+            self._afterwards(*made)
 
     def _afterwards(self, step: int, reason: str, seconds: float) -> None:
         """Say how it went. A full disk is loud, but training goes on."""
-        self._pending = None
         if failure := self._io.failure:
             self._failures += 1
             events.emit("checkpoint", step, {"reason": reason, "failed": str(failure)}, warning=True)

@@ -17,11 +17,13 @@ from harness.distributed import is_split
 @dataclass(frozen=True)
 class Contents:
     """`tensors`: by the file they go into, by name. `files`: bytes by name; of ranks that write together, the first has
-    them. `about`: entries of the manifest (JSON). `states`: what has to be finite, {kind: {name: tensor}}."""
+    them. `trees`: what is pickled in some of these. `about`: entries of the manifest (JSON). `states`: what has to be
+    finite, {kind: {name: tensor}}."""
 
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
     files: Mapping[str, bytes]
+    trees: Mapping[str, Mapping[str, Any]]
     about: Mapping[str, Any]
     states: Mapping[str, Mapping[str, Any]]
     sharded: bool
@@ -45,7 +47,7 @@ def contents(
     """Return what a checkpoint of these will hold. Its tensors are the given ones, not copies.
 
     `trainer` is any tree of dicts, lists, numbers, strings and tensors; `rng` has one entry per rank; `extra` (name:
-    content) are more files, such as config.json. Raises TypeError for a state that could not be loaded again.
+    content) are more files, such as config.json.
     """
     sharded = any(is_split(tensor) for tensor in weights.values())
     kept, aliases = untie(weights)
@@ -54,24 +56,24 @@ def contents(
     groups = {TRAINER_TENSORS: tensors, WEIGHTS: kept}
     # Aliases are not in the header of the weights: safetensors writes two keys in any order, and equal files are to be
     # equal.
-    made = Contents(step, groups, files := {}, {**(about or {}), "aliases": aliases}, states or {}, sharded)
+    files: dict[str, bytes] = {}
+    trees = {TRAINER: dict(tree)} | {f"rng-rank{rank}.pt": dict(state) for rank, state in enumerate(rng)}
+    made = Contents(step, groups, files, trees, {**(about or {}), "aliases": aliases}, states or {}, sharded)
     if made.leads:
-        files |= {TRAINER: _pickled(tree)}
-        files |= {f"rng-rank{rank}.pt": _pickled(state) for rank, state in enumerate(rng)}
+        files |= {name: _dumps(tree) for name, tree in trees.items()}
         files |= {name: text.encode() if isinstance(text, str) else text for name, text in (extra or {}).items()}
     return made
 
 
-def _pickled(tree: Mapping[str, Any]) -> bytes:
-    """torch.save, and the only proof that weights_only=True will load it: loading it."""
-    content = _dumps(dict(tree))
-    try:
-        _loads(content)
-    except pickle.UnpicklingError:
-        for key, value in tree.items():
-            _refuse_unless_loadable(key, value)
-        raise
-    return content
+def refuse_what_could_not_be_loaded(contents: Contents) -> None:
+    """Raise TypeError, which names it, for a state that weights_only=True refuses; loading it is the only proof."""
+    for name, tree in contents.trees.items() if contents.leads else ():
+        try:
+            _loads(contents.files[name])
+        except pickle.UnpicklingError:
+            for key, value in tree.items():
+                _refuse_unless_loadable(key, value)
+            raise
 
 
 def _refuse_unless_loadable(key: str, value: Any) -> None:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.checkpoint import shards
-from harness.checkpoint.contents import Contents
+from harness.checkpoint.contents import Contents, refuse_what_could_not_be_loaded
 from harness.checkpoint.finite import first_non_finite
 from harness.checkpoint.manifest import manifest_checksum
 from harness.checkpoint.read import MANIFEST, SCHEMA, Checkpoint, checkpoints, checksum, open_checkpoint
@@ -36,7 +36,7 @@ TRASH = ".trash-"
 def write(folder: Path, contents: Contents) -> Checkpoint:
     """Checkpoint `contents` as `folder/step-<step>` and return it once it is on the disk.
 
-    Raises OSError when the disk refuses, and then leaves nothing behind.
+    Raises OSError when the disk refuses, TypeError for a state that could not be loaded again, and then leaves nothing.
 
     Where the weights are split over ranks, all ranks call it, in one folder: each writes and fsyncs what it has, and
     when all of that is on the disk rank 0 writes the manifest and renames. An OSError of one is raised on all.
@@ -45,6 +45,7 @@ def write(folder: Path, contents: Contents) -> Checkpoint:
     on_all = together if contents.sharded else _alone
     sequence, temporary = on_all(lambda: _begin(folder, step) if leads else None)[0]  # type: ignore[misc]
     try:
+        refuse_what_could_not_be_loaded(contents)
         bad = next(filter(None, on_all(lambda: first_non_finite(contents.states))), None)  # each sees what it holds
         tensors = (_sharded if contents.sharded else _whole)(temporary, contents.tensors)
         written = itertools.chain(tensors, _small(temporary, contents.files) if leads else ())
