@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -149,6 +150,26 @@ def test_a_disk_that_is_slower_than_checkpoints_are_due_is_said_once(train, monk
         folder = train(*EACH, "run.name=slow", "trainer.max_steps=14", clock)
     assert caplog.text.count("still being written when the next is due") == 1
     assert len(read.checkpoints(folder / "checkpoints")) == 14
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_an_exception_waits_for_what_is_written_and_is_what_is_seen(train, monkeypatch, tmp_path, caplog, full) -> None:
+    put = write._put_in_place
+
+    def slowly(temporary: Path, target: Path) -> None:
+        time.sleep(0.3)  # far beyond the step in which it is raised
+        if full and target.name == "step-00000004":
+            raise OSError(28, "No space left on device")
+        put(temporary, target)
+
+    monkeypatch.setattr(write, "_put_in_place", slowly)
+    every = ("checkpoint.every_n_steps=2", "+callbacks.mine={_target_:hooks.RaiseAt,hook:step,step:5}")
+    with pytest.raises(ValueError, match="a mistake in a callback of one's own"):
+        train(*EACH, *every, "run.name=mistake")
+    folder = tmp_path / "runs" / "mistake" / "checkpoints"
+    assert [checkpoint.step for checkpoint in read.checkpoints(folder)] == ([2] if full else [2, 4])
+    assert caplog.text.count("The checkpoint of step 4 could not be written") == full
+    assert not list(folder.glob(".*"))
 
 
 def test_a_state_that_no_checkpoint_can_hold_is_refused(train) -> None:
