@@ -144,19 +144,21 @@ class SeeingAndHearing(nn.Module):
                 )
 
     def _row(self, part: str) -> dict[str, Any]:
-        module, kind, scale = self.get_submodule(part), part.rpartition(".")[2], self.scales[part]
-        parameters = list(module.parameters())
-        row: dict[str, Any] = {"part": part, "class": type(getattr(module, "tower", module)).__name__}
+        module, kind = self.get_submodule(part), part.rpartition(".")[2]
+        plan = self.plans[kind] if part.startswith("encoders.") else None
+        source = plan.folder.as_posix() if plan and plan.folder else ""
         if part == "language_model":
-            source = self.config.name_or_path or None
-        else:
-            source = self.plans[kind].folder if part.startswith("encoders.") else None
-        row["weights"] = self.beginning or (source.as_posix() if hasattr(source, "as_posix") else source) or "fresh"
-        row["parameters"] = sum(parameter.numel() for parameter in parameters)
-        row["trained"] = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-        row["lr_scale"] = scale
-        if part.startswith("encoders."):
-            plan = self.plans[kind]
+            source = str(self.config.name_or_path)
+        parameters = list(module.parameters())
+        row: dict[str, Any] = {
+            "part": part,
+            "class": type(getattr(module, "tower", module)).__name__,
+            "weights": self.beginning or source or "fresh",
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "trained": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            "lr_scale": self.scales[part],
+        }
+        if plan:
             row |= {"input": list(plan.input), "outputs": [plan.outputs, plan.width], "tokens": plan.outputs}
         return row
 
