@@ -85,7 +85,7 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
     # transformers would build a key-value cache, for a next token.
     options = {"use_cache": False} if isinstance(model, PreTrainedModel) else {}
     output = model(**inputs, **options)
-    return output if isinstance(output, Tensor) else output.logits  # type: ignore[no-any-return]
+    return output if isinstance(output, Tensor) else output.logits
 
 
 def loss_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -127,7 +127,7 @@ def _config(key: str, how: Mapping[str, Any], folder: Path | None) -> Pretrained
     family = FAMILIES.get(found.model_type)
     for name, value in (family.options if family else {}).items():
         setattr(found, name, value)
-    return found
+    return found  # type: ignore[no-any-return]
 
 
 def _picture(key: str, config: PretrainedConfig, stack: int) -> tuple[tuple[int, ...], int]:
@@ -187,7 +187,7 @@ def stacked(outputs: Tensor, stack: int, *, square: bool) -> Tensor:
 
 def _fresh(config: PretrainedConfig) -> PreTrainedModel:
     if config.model_type == "whisper":
-        return WhisperEncoder(config)
+        return WhisperEncoder(config)  # type: ignore[arg-type]  # its type says that it is Whisper's
     more = {"add_pooling_layer": False} if config.model_type == "vit" else {}
     return AutoModel.from_config(config, **more)  # type: ignore[no-any-return]
 
@@ -238,8 +238,9 @@ def _cut(tower: PreTrainedModel, plan: Plan) -> None:
     tower.config.num_hidden_layers = len(blocks)
     behind = {plan.family.norm} if plan.layer is not None else set()
     behind |= {"post_layernorm"} - {plan.family.norm}  # CLIP's, of the class token alone
-    for name in behind & dict(tower.named_children()).keys():
-        setattr(tower, name, nn.Identity())
+    for name in dict(tower.named_children()):
+        if name in behind:
+            setattr(tower, name, nn.Identity())
 
 
 def _dtype(network: nn.Module) -> torch.dtype:
