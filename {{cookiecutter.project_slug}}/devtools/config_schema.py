@@ -1,4 +1,4 @@
-"""Write .vscode/schema/ from the declared keys (harness/config/schema.py, lm/keys.py): python devtools/config_schema.py
+"""Write .vscode/schema/ from the declared keys (harness/config/, lm/ and media/): python devtools/config_schema.py
 
 One JSON schema for the whole config, and one for each group, whose files hold what is inside the group.
 .vscode/settings.json says which YAML file has which. Run it after a change to a key; a test compares.
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it works in a project that is not installed
 
 from harness.config.kinds import Section
-from lm.keys import Keys
+from media.keys import Keys  # those of lm/keys.py, and encoders
 
 FOLDER = ROOT / ".vscode" / "schema"
 GROUPS = ("model", "data", "optimizer", "scheduler", "trainer")

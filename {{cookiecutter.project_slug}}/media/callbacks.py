@@ -38,7 +38,8 @@ class Perception(AtValidation):
         self.documents = documents
 
     def measure(self, trainer: Trainer, module: Any) -> dict[str, float]:
-        data, found = trainer.datamodule, {}  # type: ignore[attr-defined]  # set by Lightning
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
+        found: dict[str, float] = {}
         for kind in module.model.plans:
             rows = list(islice(data.held_out(kind), self.documents))
             if len(rows) < 2:

@@ -36,7 +36,7 @@ class MediaData(LmData):
     from seeing one another there), or gives each a row (false). The rest is as for text.
     """
 
-    source: WithMedia  # type: ignore[assignment]
+    source: WithMedia
     train_set: MediaRows
     val_set: MediaRows | None
     made_before = math.inf
@@ -50,7 +50,7 @@ class MediaData(LmData):
                 cure="Take data.packing=document, which keeps the documents of a row apart, too.",
             )
 
-    def connect(self, **known: Any) -> None:  # type: ignore[override]
+    def connect(self, **known: Any) -> None:
         self.made_before = artifact.seconds_making
         super().connect(**known)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from harness.errors import UserError
 
@@ -31,7 +31,7 @@ def picture(data: bytes) -> tuple[Image.Image, list[str]]:
         return _as_seen(opened)
     except ValueError:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ValueError("is no picture, or of a format that is not read here") from None
     except MemoryError:
         raise
@@ -97,7 +97,8 @@ def _pcm(data: bytes) -> tuple[Samples, int] | None:
             if file.getsampwidth() != 2:
                 return None
             values = np.frombuffer(file.readframes(file.getnframes()), "<i2")
-            return values.reshape(-1, file.getnchannels()).astype(np.float32) / 32768, file.getframerate()
+            samples = values.reshape(-1, file.getnchannels()).astype(np.float32) / np.float32(32768)
+            return samples, file.getframerate()
     except (wave.Error, EOFError, ValueError):
         return None
 

@@ -127,7 +127,7 @@ def _config(key: str, how: Mapping[str, Any], folder: Path | None) -> Pretrained
     family = FAMILIES.get(found.model_type)
     for name, value in (family.options if family else {}).items():
         setattr(found, name, value)
-    return found
+    return found  # type: ignore[no-any-return]
 
 
 def _picture(key: str, config: PretrainedConfig, stack: int) -> tuple[tuple[int, ...], int]:
@@ -163,7 +163,8 @@ class Encoder(nn.Module):
     def __init__(self, plan: Plan, *, load: bool) -> None:
         super().__init__()
         self.plan = plan
-        self.tower = _loaded(plan) if load and plan.folder else _fresh(plan.config)
+        config = copy.deepcopy(plan.config)  # which is cut with its tower
+        self.tower = _loaded(plan, config) if load and plan.folder else _fresh(config)
         _cut(self.tower, plan)
 
     def forward(self, media: Tensor) -> Tensor:
@@ -186,25 +187,25 @@ def stacked(outputs: Tensor, stack: int, *, square: bool) -> Tensor:
 
 def _fresh(config: PretrainedConfig) -> PreTrainedModel:
     if config.model_type == "whisper":
-        return WhisperEncoder(config)
+        return WhisperEncoder(config)  # type: ignore[arg-type]  # its type says that it is Whisper's
     more = {"add_pooling_layer": False} if config.model_type == "vit" else {}
     return AutoModel.from_config(config, **more)  # type: ignore[no-any-return]
 
 
-def _loaded(plan: Plan) -> PreTrainedModel:
+def _loaded(plan: Plan, config: PretrainedConfig) -> PreTrainedModel:
     """Return the encoder out of a whole checkpoint, with every weight it has. transformers fills in what is missing
     with random numbers: here that is an error."""
     assert plan.folder is not None
     key, hears = f"encoders.{plan.kind}", plan.config.model_type == "whisper"
     refuse_without_safetensors(plan.folder, str(plan.folder), key=f"{key}.name")
-    config, more = plan.config, {"add_pooling_layer": False} if plan.config.model_type == "vit" else {}
-    if hears:  # with all of its positions, as the file has them
-        config = AutoConfig.from_pretrained(plan.folder, local_files_only=True)
+    more = {"add_pooling_layer": False} if config.model_type == "vit" else {}
+    # With all of its positions, as the file has them.
+    whole_config = AutoConfig.from_pretrained(plan.folder, local_files_only=True) if hears else config
     kind: Any = WhisperModel if hears else type(_on_meta(config))
     with quiet(), readable(str(plan.folder), f"{key}.name"):
         whole, found = kind.from_pretrained(
             plan.folder,
-            config=config,
+            config=whole_config,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
@@ -219,9 +220,9 @@ def _loaded(plan: Plan) -> PreTrainedModel:
     if not hears:
         return whole  # type: ignore[no-any-return]
     encoder: Any = whole.encoder
-    short = plan.config.max_source_positions
+    short = config.max_source_positions
     encoder.embed_positions = nn.Embedding.from_pretrained(encoder.embed_positions.weight[:short].clone())
-    encoder.config, encoder.max_source_positions = plan.config, short
+    encoder.config, encoder.max_source_positions = config, short
     return encoder  # type: ignore[no-any-return]
 
 
@@ -237,8 +238,9 @@ def _cut(tower: PreTrainedModel, plan: Plan) -> None:
     tower.config.num_hidden_layers = len(blocks)
     behind = {plan.family.norm} if plan.layer is not None else set()
     behind |= {"post_layernorm"} - {plan.family.norm}  # CLIP's, of the class token alone
-    for name in behind & dict(tower.named_children()).keys():
-        setattr(tower, name, nn.Identity())
+    for name in dict(tower.named_children()):
+        if name in behind:
+            setattr(tower, name, nn.Identity())
 
 
 def _dtype(network: nn.Module) -> torch.dtype:

@@ -32,6 +32,7 @@ from lm.keys import Data
 from lm.module import loss_sums
 from media.answers import Answered, answered
 from media.datamodule import MediaData
+from media.model import SeeingAndHearing
 
 ROWS = 8  # at a time
 MOST = 512  # documents of each kind that are swapped among each other, in memory
@@ -73,9 +74,10 @@ def evaluate(
 
 def held_out(trained: Trained) -> MediaData:
     """Return the run's own data, made again where they were cleared. Raises UserError where they have changed."""
-    cfg = trained.cfg
+    cfg, model = trained.cfg, trained.model
+    assert isinstance(model, SeeingAndHearing)
     data = _module(cfg)
-    data.connect(vocab_size=trained.model.config.vocab_size, context=trained.context, seed=cfg.seed)
+    data.connect(vocab_size=model.config.vocab_size, context=trained.context, seed=cfg.seed)
     if data.tokenizer.to_str() != trained.tokenizer.to_str():
         raise UserError(
             f"The data of {trained.folder} have changed since it was trained: their tokenizer is another one now.",

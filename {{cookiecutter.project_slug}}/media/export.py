@@ -26,6 +26,7 @@ from lm.batch import logits_of
 from lm.inference import export as text
 from lm.inference.load import Trained, load
 from lm.models.pretrained import quiet
+from media.encoders import Plan
 from media.kinds import PLACEHOLDERS
 from media.model import SeeingAndHearing
 from media.processors import processors
@@ -43,24 +44,25 @@ def export(path: str, out: str, adapter: bool, dtype: str, push: str | None, tru
     if adapter:
         raise UserError("A run with encoders has no adapter.", cure="Omit --adapter.")
     trained, target = load(path, trust=trust), Path(out)
-    trained.model.cpu()
+    model: Any = trained.model.cpu()
     trained.tokenizer.add_special_tokens([PLACEHOLDERS["image"]])  # which a pretrained model's may lack
     token = trained.tokenizer.token_to_id(PLACEHOLDERS["image"])
-    theirs = as_llava(trained.model, token)
-    inputs = noise(trained.model, token)
+    assert token is not None
+    theirs = as_llava(model, token)
+    inputs = noise(model, token)
     with torch.no_grad():  # what stands at the places of a picture is not read
-        ours = logits_of(trained.model, {**inputs, "input_ids": inputs["input_ids"].where(inputs["image_at"] < 0, 0)})
-    gap = largest_gap([ours], [seen(theirs, trained.model, inputs)[..., : ours.shape[-1]]])
+        ours = logits_of(model, {**inputs, "input_ids": inputs["input_ids"].where(inputs["image_at"] < 0, 0)})
+    gap = largest_gap([ours], [seen(theirs, model, inputs)[..., : ours.shape[-1]]])
     if not gap <= CLOSE:
         raise UserError(f"LlavaForConditionalGeneration computes other logits, by up to {gap:.2g}: nothing is written.")
     theirs.to(getattr(torch, dtype))
     with appearing(target) as folder, quiet():
         theirs.save_pretrained(folder)
-        write_processor(trained, folder)
+        write_processor(trained, model.plans["image"], folder)
         copy_tokenizer(trained.checkpoint.path, folder, trained.context)
         (folder / "tokenizer.json").write_text(trained.tokenizer.to_str(), encoding="utf-8", newline="")
         again = AutoModelForImageTextToText.from_pretrained(folder, dtype=theirs.dtype, local_files_only=True).eval()
-        moved = largest_gap([seen(theirs, trained.model, inputs)], [seen(again, trained.model, inputs)])
+        moved = largest_gap([seen(theirs, model, inputs)], [seen(again, model, inputs)])
         if moved != 0.0:  # nan is not, either
             raise UserError(f"What was written gives other logits, by up to {moved:.3g}: nothing is written.")
         size = in_words(sum(parameter.numel() for parameter in theirs.parameters()))
@@ -90,7 +92,8 @@ def as_llava(model: Any, token: int) -> LlavaForConditionalGeneration:
             f"No class of transformers holds this model: {why}.",
             cure="A model of pictures alone, with stack=1 and layer=-1 or -2, becomes LlavaForConditionalGeneration.",
         )
-    tower, inner = model.encoders["image"].tower, model.language_model
+    tower: Any = model.encoders["image"].tower
+    inner = model.language_model
     config = copy.deepcopy(inner.config)
     # LLaVA ties its head to embeddings of this name alone; elsewhere the head becomes a copy.
     config.tie_word_embeddings = bool(config.tie_word_embeddings) and hasattr(inner.base_model, "embed_tokens")
@@ -111,7 +114,7 @@ def as_llava(model: Any, token: int) -> LlavaForConditionalGeneration:
     theirs.lm_head.load_state_dict(inner.get_output_embeddings().state_dict())
     if token >= inner.config.vocab_size:
         theirs.resize_token_embeddings(token + 1, mean_resizing=False)
-    return theirs.eval()
+    return theirs.eval()  # type: ignore[no-any-return]
 
 
 def noise(model: SeeingAndHearing, token: int) -> dict[str, Tensor]:
@@ -133,9 +136,8 @@ def seen(theirs: Any, model: SeeingAndHearing, inputs: dict[str, Tensor]) -> Ten
     return output.logits.float()  # type: ignore[no-any-return]
 
 
-def write_processor(trained: Trained, folder: Path) -> None:
+def write_processor(trained: Trained, plan: Plan, folder: Path) -> None:
     """Write what makes a row of a picture and a text."""
-    plan = trained.model.plans["image"]
     before = plan.family.before
     LlavaProcessor(
         image_processor=processors({"image": trained.cfg.encoders.image})["image"].processor,

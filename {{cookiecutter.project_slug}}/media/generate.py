@@ -68,7 +68,8 @@ def shown(trained: Trained, files: Mapping[str, Sequence[str]], prompt: str) -> 
             cure=f"Take a run that has one (encoders={unknown[0]}).",
         )
     end = end_of_text(tokenizer, trained.model) or 0
-    made, row, ids = processors({kind: encoders[kind] for kind in known}), {}, list[int]()
+    made, ids = processors({kind: encoders[kind] for kind in known}), list[int]()
+    row: dict[str, Tensor] = {}
     for kind, plan in known.items():
         slots, media, at = Slots(len(files[kind]), plan.outputs, made[kind]), [], [-1] * len(ids)
         for number, path in enumerate(files[kind]):

@@ -36,10 +36,11 @@ class Normalize(nn.Module):
 
     def __init__(self, processor: Any) -> None:
         super().__init__()
-        mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (processor.mean, processor.std))
         self.rescale = float(processor.rescale)
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+        for name, values in (("mean", processor.mean), ("std", processor.std)):
+            self.register_buffer(name, torch.tensor(values).reshape(3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return (pixels.float() * self.rescale - self.mean) / self.std
@@ -67,9 +68,10 @@ class SeeingAndHearing(nn.Module):
                 f"encoders=… stand in front of a model of transformers, and {type(language_model).__name__} is none.",
                 cure="Take model=tiny, 14m, … or pretrained, or leave encoders out.",
             )
-        self.language_model = language_model
+        self.language_model: Any = language_model
         self.plans = plans(encoders)
-        width = language_model.get_input_embeddings().weight.shape[1]
+        embeddings: Any = language_model.get_input_embeddings()
+        width = embeddings.weight.shape[1]
         self.encoders = nn.ModuleDict({kind: Encoder(plan, load=load) for kind, plan in self.plans.items()})
         self.projectors = nn.ModuleDict({kind: Projector(plan.width, width) for kind, plan in self.plans.items()})
         made = processors({kind: encoders[kind] for kind in self.plans})
@@ -126,10 +128,10 @@ class SeeingAndHearing(nn.Module):
         return self.language_model.device  # type: ignore[no-any-return]
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
+        return self.language_model.get_input_embeddings()  # type: ignore[no-any-return]
 
     def get_output_embeddings(self) -> nn.Module | None:
-        return self.language_model.get_output_embeddings()
+        return self.language_model.get_output_embeddings()  # type: ignore[no-any-return]
 
     def _frozen(self) -> Iterator[nn.Module]:
         return (self.get_submodule(part) for part, scale in self.scales.items() if not scale)
@@ -144,19 +146,21 @@ class SeeingAndHearing(nn.Module):
                 )
 
     def _row(self, part: str) -> dict[str, Any]:
-        module, kind, scale = self.get_submodule(part), part.rpartition(".")[2], self.scales[part]
-        parameters = list(module.parameters())
-        row: dict[str, Any] = {"part": part, "class": type(getattr(module, "tower", module)).__name__}
+        module, kind = self.get_submodule(part), part.rpartition(".")[2]
+        plan = self.plans[kind] if part.startswith("encoders.") else None
+        source = plan.folder.as_posix() if plan and plan.folder else ""
         if part == "language_model":
-            source = self.config.name_or_path or None
-        else:
-            source = self.plans[kind].folder if part.startswith("encoders.") else None
-        row["weights"] = self.beginning or (source.as_posix() if hasattr(source, "as_posix") else source) or "fresh"
-        row["parameters"] = sum(parameter.numel() for parameter in parameters)
-        row["trained"] = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-        row["lr_scale"] = scale
-        if part.startswith("encoders."):
-            plan = self.plans[kind]
+            source = str(self.config.name_or_path)
+        parameters = list(module.parameters())
+        row: dict[str, Any] = {
+            "part": part,
+            "class": type(getattr(module, "tower", module)).__name__,
+            "weights": self.beginning or source or "fresh",
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "trained": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            "lr_scale": self.scales[part],
+        }
+        if plan:
             row |= {"input": list(plan.input), "outputs": [plan.outputs, plan.width], "tokens": plan.outputs}
         return row
 

@@ -51,7 +51,8 @@ class Pictures:
         self.fingerprint = json.dumps(geometry, sort_keys=True, default=str)
         self.rescale = float(processor.rescale_factor) if processor.do_rescale else 1.0
         plain = [0.0] * 3, [1.0] * 3
-        self.mean, self.std = (processor.image_mean, processor.image_std) if processor.do_normalize else plain
+        normal = (processor.image_mean, processor.image_std) if processor.do_normalize else plain
+        self.mean, self.std = (list(map(float, values)) for values in normal)
 
     def __call__(self, data: bytes) -> tuple[Array, int, dict[str, Any]]:
         image, changes = decode.picture(data)

@@ -24,7 +24,7 @@ class HfMedia(HfSource):
 
         self.columns: dict[str, str] = {}
         for name, feature in table.features.items():
-            inner = getattr(feature, "feature", feature[0] if isinstance(feature, list) else feature)
+            inner: Any = getattr(feature, "feature", feature[0] if isinstance(feature, list) else feature)
             if kind := FEATURES.get(type(inner).__name__):
                 self.columns[name] = kind
                 raw = type(inner)(decode=False)  # decoded here: `datasets` would want torchcodec
@@ -117,9 +117,10 @@ def _next(kind: str, beside: dict[str, Iterator[Medium]]) -> Medium:
 
 def with_media(source: Any) -> Any:
     """Return a source of text as one that reads its media, too; one of another class as it is."""
-    reader = {HfSource: HfMedia, ChatSource: ChatMedia}.get(type(source))
+    readers: dict[type[Any], type[Any]] = {HfSource: HfMedia, ChatSource: ChatMedia}
+    reader = readers.get(type(source))
     if reader is None:
         return source
-    reading = reader.__new__(reader)
+    reading = object.__new__(reader)
     vars(reading).update(vars(source))
     return reading

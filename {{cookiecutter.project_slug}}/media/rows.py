@@ -91,7 +91,7 @@ class MediaRows(Dataset[dict[str, Tensor]]):
         self.prepared, self.split, self.context, self.apart = prepared, split, context, apart
         self.stored = {kind: Stored(prepared, split, kind, own) for kind, own in slots.items()}
         tokens = np.diff(read_ends(prepared.ends(split)), prepend=0)
-        self.lengths: Integers = tokens + sum(stored.added for stored in self.stored.values())
+        self.lengths: Integers = sum((stored.added for stored in self.stored.values()), start=tokens)
         needs = np.stack([self.lengths, *(stored.counts for stored in self.stored.values())], axis=1)
         self.room = np.array([context, *(own.count for own in slots.values())])
         fits = (needs <= self.room).all(axis=1)

@@ -14,7 +14,7 @@ and the same for audio and val. Tokens, ends and loss masks are those of any tex
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import Any
@@ -90,8 +90,8 @@ class WithMedia:
         self.source.check()
         if isinstance(self.source, ArraySource):
             raise UserError("data=tokens has no places for media: it is numbers already.", cure="Leave encoders=… out.")
-        kinds = getattr(self.source, "kinds", None)
-        for kind in KINDS if kinds is not None else ():
+        kinds: Collection[str] = getattr(self.source, "kinds", self.encoders)
+        for kind in KINDS:
             if kind in kinds and kind not in self.encoders:
                 raise _no_encoder(kind)
             if kind in self.encoders and kind not in kinds:
