@@ -27,7 +27,7 @@ class Template:
 
     def __init__(self, text: str, names: Mapping[str, str] | None = None, tokenizer: Tokenizer | None = None) -> None:
         self.text, self.tokenizer = text, tokenizer
-        self.names = {f"{role}_token": name for role, name in (names or {}).items()}
+        self.names: dict[str, Any] = {f"{role}_token": name for role, name in (names or {}).items()}
 
     @functools.cached_property
     def end(self) -> int | None:
@@ -50,7 +50,7 @@ class Template:
             raise ValueError("the tokenizer's chat template writes nothing with which an answer ends")
         return answered(messages, self.render, self.tokenizer.decode([self.end], skip_special_tokens=False))
 
-    def _made(self, messages: Messages, **how: bool) -> tuple[str, Any]:
+    def _made(self, messages: Messages, **how: Any) -> tuple[str, Any]:
         # Imported here: transformers takes seconds, and `check` is asked before anything heavy may be imported.
         from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
