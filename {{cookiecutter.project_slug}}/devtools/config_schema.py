@@ -1,4 +1,4 @@
-"""Write .vscode/schema/ from the declared keys (harness/config/schema.py, media/keys.py): python devtools/config_schema.py
+"""Write .vscode/schema/ from the declared keys (harness/config/schema.py, media/keys.py): devtools/config_schema.py
 
 One JSON schema for the whole config, and one for each group, whose files hold what is inside the group.
 .vscode/settings.json says which YAML file has which. Run it after a change to a key; a test compares.
