@@ -14,7 +14,7 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from harness.data.conversations import normalized
+from harness.data.conversations import answered, normalized
 from harness.data.files import json_rows
 from harness.errors import UserError
 from lm.batch import NO_LABEL
@@ -268,6 +268,14 @@ def test_what_a_template_cannot_say_is_named_with_file_and_line(
     with pytest.raises(UserError) as caught:
         prepare(source, Recipe(600, 0.0, 0), tmp_path / "p", choice=choice)
     assert f"{tmp_path / 'talk.jsonl'}:2 is not a conversation" in str(caught.value) and said in str(caught.value)
+
+
+def test_what_a_template_escapes_is_not_lost() -> None:
+    tojson = Template(OWN.replace("message.content | trim", "message.content | trim | tojson"))
+    talk = [{"role": "tool", "content": '"4"\n'}, {"role": "assistant", "content": "4"}]
+    text, spans = answered(talk, tojson.render, "<|eot|>")
+    assert text == '<|tool|>"\\"4\\""<|eot|>\n<|assistant|>"4"<|eot|>\n'
+    assert [text[start:end] for start, end in spans] == ['"4"<|eot|>']
 
 
 def test_one_talks_in_the_template_that_was_trained(train: Callable[..., Path], tmp_path: Path) -> None:

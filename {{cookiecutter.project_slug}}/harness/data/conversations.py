@@ -40,7 +40,8 @@ def answered(messages: Messages, render: Callable[[Messages, bool], str], stop: 
     text, spans = render(messages, False), []
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
-            if message["content"].strip() not in text:
+            said = message["content"].strip()
+            if said not in text and json.dumps(said, ensure_ascii=False)[1:-1] not in text:
                 raise ValueError(f"the chat template leaves out what the role {message['role']!r} says")
             continue
         before = render(messages[:number], True)
