@@ -6,9 +6,10 @@ import torch.nn.functional as F
 
 from conftest import PROJECT
 from harness.config.compose import compose
+from harness.console import pieces
 from harness.errors import UserError
 from harness.hardware import pick
-from lm.inference.generate import choose, pieces, sample
+from lm.inference.generate import choose, sample
 from lm.models.attention import pick_attention
 from lm.models.build import build_model, context_length, count_parameters, model_config
 from lm.module import loss_sums
@@ -120,7 +121,7 @@ def test_text_is_shown_in_whole_characters() -> None:
     tokenizer = train_tokenizer(["a"], 257, 1)
     ids = tokenizer.encode("né€🙂!").ids
     assert len(ids) == 11  # one per byte
-    shown = list(pieces(tokenizer, ids))
+    shown = list(pieces(tokenizer.decode, ids))
     assert shown == ["n", "é", "€", "🙂", "!"]
 
 

@@ -1,5 +1,6 @@
 """Packing: documents of one window do not see one another, and nothing is lost without being said."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from omegaconf import DictConfig
 from harness.data import layout
 from harness.data.layout import Alone, Apart, BestFit, Windows
 from harness.errors import UserError
-from lm.batch import NO_LABEL
+from harness.sequences import refuse_leaks
+from lm.batch import NO_LABEL, logits_of
 from lm.data.datamodule import collate
 from lm.data.windows import Rows
 from lm.fit import build_data
-from lm.models.attention import refuse_leaks
 from lm.models.build import build_model, model_config
 from lm.module import loss_sums
 
@@ -110,6 +111,24 @@ def test_a_changed_token_of_one_document_leaves_the_other_as_it_was(
     assert not torch.equal(*leaky), "the test would not notice a leak"
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what transformers and torch call for it
+def test_flex_attention_keeps_documents_apart_too(compose: Callable[..., DictConfig], ends) -> None:
+    """Forward: its backward pass is for GPUs alone, and transformers' GPT-2 has none of it."""
+    model, sizes = small(compose, "flex_attention", "transformers.Qwen3Config"), [20, 17, 16, 5]
+    row = rows(ends(sizes), sizes, BestFit(ends(sizes), 64))[0]
+    a, b, *_ = BestFit(ends(sizes), 64)[0]
+    where = slice(a[1] - a[0], a[1] - a[0] + b[1] - b[0])
+    changed = {name: tensor.clone() for name, tensor in row.items()}
+    changed["input_ids"][7] += 1
+    with torch.no_grad():
+        for kept in (True, False):
+            first, second = (logits_of(model, collate([batch], 2))[0, where] for batch in (row, changed))
+            assert torch.equal(first, second) is kept, "or the test would not notice a leak"
+            for batch in (row, changed):
+                batch.pop("position_ids", None)
+
+
 def small(compose: Callable[..., DictConfig], kernel: str, shape: str = SHAPES[0]):
     torch.manual_seed(0)
     cfg = compose(f"model.config._target_={shape}", "model.config.max_position_embeddings=64")
@@ -146,12 +165,15 @@ class Sees(torch.nn.Module):
 
 
 def test_a_model_that_mixes_documents_is_refused(compose: Callable[..., DictConfig]) -> None:
+    def look(model: torch.nn.Module) -> None:
+        refuse_leaks(model, functools.partial(logits_of, model))
+
     for kernel in KERNELS:
-        refuse_leaks(small(compose, kernel))
+        look(small(compose, kernel))
     with pytest.raises(UserError, match="Sees does not keep the documents .*packing=true"):
-        refuse_leaks(Sees())
+        look(Sees())
     with pytest.raises(UserError, match="Embedding does not keep"):
-        refuse_leaks(torch.nn.Embedding(300, 4))
+        look(torch.nn.Embedding(300, 4))
 
 
 def test_flash_attention_is_refused_where_it_would_mix_documents(compose: Callable[..., DictConfig]) -> None:

@@ -136,6 +136,22 @@ def converse(reply: Callable[[Messages], Iterator[str]]) -> None:
         messages.append({"role": "assistant", "content": said})
 
 
+def pieces(decode: Callable[[list[int]], str], numbers: Iterable[int]) -> Iterator[str]:
+    """Yield the text that `numbers` stand for as they arrive, holding back bytes that are not a whole character yet."""
+    known: list[int] = []
+    shown = ""
+    for number in numbers:
+        known.append(number)
+        text = decode(known)
+        if text.endswith("\ufffd"):
+            continue
+        yield text[len(shown) :]
+        shown = text
+    rest = decode(known)[len(shown) :]
+    if rest:
+        yield rest
+
+
 def _typed() -> str:
     """Return the next line, empty where there is none."""
     if not sys.stdin.isatty():

@@ -7,18 +7,21 @@ B rows, T positions.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.batch import Batch, BatchFormat, describe_tensor
+from harness.errors import UserError
 from harness.telemetry import events
 
 log = logging.getLogger(__name__)
 
 NO_LABEL = -100  # what torch's cross-entropy ignores
 MOST_LABELS = 5  # that a description counts one by one
+NEIGHBOURS = 6  # numbers of each of two documents that are tried side by side
 
 
 class SequenceBatch(BatchFormat):
@@ -145,3 +148,26 @@ def collate(rows: list[Batch], batch_size: int) -> Batch:
     filler["labels"] = torch.full_like(rows[0]["labels"], NO_LABEL)
     rows = rows + [filler] * (batch_size - len(rows))
     return {name: torch.stack([row[name] for row in rows]) for name in filler}
+
+
+@torch.no_grad()
+def refuse_leaks(model: nn.Module, outputs: Callable[[Batch], Tensor]) -> None:
+    """Raise UserError for a model that lets a document see another of its row, tried with two small ones: whatever the
+    first holds, the `outputs` (B, T, classes) of the second have to be the same, bit for bit."""
+    was_training = model.training
+    positions = torch.arange(NEIGHBOURS).repeat(2)[None]
+    one, other = torch.arange(2 * NEIGHBOURS)[None], torch.arange(2 * NEIGHBOURS)[None]
+    other[0, :NEIGHBOURS] = torch.arange(NEIGHBOURS).flip(0) + NEIGHBOURS
+    model.eval()
+    try:
+        first, second = (outputs({"input_ids": ids, "position_ids": positions}) for ids in (one, other))
+        apart = bool((first[:, NEIGHBOURS:] == second[:, NEIGHBOURS:]).all())
+    except TypeError:  # its forward takes no `position_ids`
+        apart = False
+    finally:
+        model.train(was_training)
+    if not apart:
+        raise UserError(
+            f"{type(model).__name__} does not keep the documents of a window apart: they see one another.",
+            cure="Set data.packing=true (documents follow one another) or data.packing=false (a row for each).",
+        )

@@ -11,12 +11,22 @@ harness wants to know of them (how large, what is in them, how to show one) is `
 from typing import Any, NoReturn
 
 from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from harness.batch import Batch
 from harness.errors import UserError
 from harness.sequences import NO_LABEL, SequenceBatch
 
-__all__ = ["NO_LABEL", "TokenBatch", "model_inputs"]
+__all__ = ["NO_LABEL", "TokenBatch", "logits_of", "model_inputs"]
+
+
+def logits_of(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the logits (B, T, V) of a batch. transformers would build a key-value cache, which nothing here reads."""
+    options = {"use_cache": False} if isinstance(model, PreTrainedModel) else {}
+    output = model(**model_inputs(batch), **options)
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
+    return logits
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:

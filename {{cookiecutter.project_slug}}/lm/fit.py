@@ -17,11 +17,12 @@ from harness.data.layout import APART
 from harness.data.material import build_data_module
 from harness.hardware import Picks, pick, world_size
 from harness.run.folder import Run
+from harness.sequences import refuse_leaks
 from harness.trainer import attempt, finished, fit, total_steps
-from lm.batch import TokenBatch
+from lm.batch import TokenBatch, logits_of
 from lm.data.show import show
 from lm.keys import Data
-from lm.models.attention import GPU_ONLY, pick_attention, refuse_leaks
+from lm.models.attention import GPU_ONLY, pick_attention
 from lm.models.build import build_model, context_length, count_parameters, model_config, vocabulary_size
 from lm.models.lora import beneath
 from lm.module import LmModule
@@ -98,7 +99,7 @@ def build_module(
     there is none."""
     model = build_model(cfg.model, config, attention=picks.attention, special_ids=data.special_ids, load=load)
     if getattr(data, "packing", True) in APART and picks.attention not in GPU_ONLY:
-        refuse_leaks(model)
+        refuse_leaks(model, functools.partial(logits_of, model))
     make_optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")
     schedule = {key: value for key, value in cfg.scheduler.items() if key != "_target_"}
     make_scheduler = functools.partial(get_method(cfg.scheduler["_target_"]), total_steps=steps, **schedule)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from harness.batch import Batch
 from harness.checkpoint.elsewhere import Elsewhere
 from harness.module import GuardedModule
-from lm.batch import NO_LABEL, TokenBatch, model_inputs
+from lm.batch import NO_LABEL, TokenBatch, logits_of
 from lm.optim.groups import build_optimizer
 
 
@@ -40,8 +40,6 @@ class LmModule(GuardedModule):
         self.model = model
         self.weights_elsewhere = elsewhere
         self.tokenizer = format.tokenizer
-        # transformers would build a key-value cache, which training never reads.
-        self.options = {"use_cache": False} if isinstance(model, PreTrainedModel) else {}
         self.make_optimizer = make_optimizer
         self.make_scheduler = make_scheduler
         self.training_losses = torch.compile(self.losses, dynamic=False) if compiled else self.losses
@@ -78,9 +76,7 @@ class LmModule(GuardedModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the logits (B, T, V) of a batch."""
-        output = self.model(**model_inputs(batch), **self.options)
-        logits: Tensor = output if isinstance(output, Tensor) else output.logits
-        return logits
+        return logits_of(self.model, batch)
 
 
 def loss_sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

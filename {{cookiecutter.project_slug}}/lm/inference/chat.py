@@ -6,11 +6,11 @@ from typing import Any
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from harness.console import Messages, say
+from harness.console import Messages, pieces, say
 from harness.errors import UserError
 from harness.tokenizer_files import chat_template, special_tokens
 from lm.data.tokenizer import end_of_text
-from lm.inference.generate import pieces, sample
+from lm.inference.generate import sample
 from lm.inference.load import Trained
 
 
@@ -54,4 +54,4 @@ class Talk:
             say(f"  cut: of this message only the end fits into the context of {context:,} tokens")
             ids = ids[-(context - self.max_tokens) :]
         tokens = sample(self.trained.model, ids, max_tokens=self.max_tokens, context=context, **self.how)
-        yield from pieces(tokenizer, takewhile(lambda token: token not in self.ends, tokens))
+        yield from pieces(tokenizer.decode, takewhile(lambda token: token not in self.ends, tokens))

@@ -4,7 +4,7 @@ import inspect
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.checkpoint.finite import refuse_unless_finite
-from harness.console import converse, say
+from harness.console import converse, pieces, say
 from harness.data.files import text_lines
 from lm.data.tokenizer import end_of_text
 from lm.inference.load import Trained, device_of, load
@@ -61,7 +61,7 @@ def continue_one(trained: Trained, prompt: str | None, how: dict[str, Any]) -> i
     stop, made = end_of_text(trained.tokenizer, trained.model), list[int]()
     ids = sample(trained.model, start, context=trained.context, stop=stop, **how)
     sys.stdout.write(prompt)
-    for piece in pieces(trained.tokenizer, (made.append(token) or token for token in ids)):  # type: ignore[func-returns-value]
+    for piece in pieces(trained.tokenizer.decode, (made.append(token) or token for token in ids)):  # type: ignore[func-returns-value]
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
@@ -78,7 +78,7 @@ def continue_lines(trained: Trained, prompts: list[str], how: dict[str, Any]) ->
         columns = list(sample_rows(trained.model, starts, context=trained.context, stop=stop, **how))
         for i, prompt in enumerate(batch):
             ids = [token for column in columns if (token := column[i]) is not None]
-            text = prompt + "".join(pieces(trained.tokenizer, ids))
+            text = prompt + "".join(pieces(trained.tokenizer.decode, ids))
             print(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False), flush=True)
             total += len(ids)
     return total
@@ -163,22 +163,6 @@ def choose(logits: Tensor, temperature: float, top_k: int | None, generator: tor
     return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))
 
 
-def pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
-    """Yield text as tokens arrive, holding back bytes that are not a whole character yet."""
-    ids: list[int] = []
-    shown = ""
-    for token in tokens:
-        ids.append(token)
-        text = tokenizer.decode(ids)
-        if text.endswith("\ufffd"):
-            continue
-        yield text[len(shown) :]
-        shown = text
-    rest = tokenizer.decode(ids)[len(shown) :]
-    if rest:
-        yield rest
-
-
 def continuation(
     model: nn.Module, tokenizer: Tokenizer, prompt: str, *, max_tokens: int, context: int, **how: Any
 ) -> str:
@@ -190,7 +174,7 @@ def continuation(
         tokens = tokenizer.encode(prompt, add_special_tokens=False).ids
         stop = end_of_text(tokenizer, model)
         ids = sample(model, tokens, max_tokens=max_tokens, context=context, stop=stop, **how)
-        return prompt + "".join(pieces(tokenizer, ids))
+        return prompt + "".join(pieces(tokenizer.decode, ids))
     finally:
         for module in training:
             module.training = True

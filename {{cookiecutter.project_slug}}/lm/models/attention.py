@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from harness.errors import UserError
 from harness.hardware import mps_masks_are_broken
 
 ONE_KEY = "sdpa_one_key"  # transformers' sdpa, whose mask leaves every row a key
@@ -16,7 +14,6 @@ ONE_KEY = "sdpa_one_key"  # transformers' sdpa, whose mask leaves every row a ke
 # wins.
 EAGER_CONTEXT = 512
 GPU_ONLY = ("flash_attention_2", "flex_attention")  # they cannot be tried where a model is built
-NEIGHBOURS = 6  # tokens of each of two documents that are tried side by side
 
 
 def pick_attention(asked: str, device: str, precision: str, context: int, *, mps_fix: bool) -> tuple[str, str]:
@@ -31,30 +28,6 @@ def pick_attention(asked: str, device: str, precision: str, context: int, *, mps
     if device == "cpu" and precision.startswith("bf16") and context <= EAGER_CONTEXT:
         return "eager", f"eager attention (faster than sdpa in bf16 on a CPU at context {context})"
     return "sdpa", "sdpa attention"
-
-
-@torch.no_grad()
-def refuse_leaks(model: torch.nn.Module) -> None:
-    """Raise UserError for a model that lets a document see another of its window, tried with two small ones: whatever
-    the first holds, the logits of the second have to be the same, bit for bit."""
-    was_training = model.training
-    positions = torch.arange(NEIGHBOURS).repeat(2)[None]
-    one, other = torch.arange(2 * NEIGHBOURS)[None], torch.arange(2 * NEIGHBOURS)[None]
-    other[0, :NEIGHBOURS] = torch.arange(NEIGHBOURS).flip(0) + NEIGHBOURS
-    options = {"use_cache": False} if isinstance(model, PreTrainedModel) else {}
-    try:
-        outputs = [model.eval()(input_ids=ids, position_ids=positions, **options) for ids in (one, other)]
-        logits = [output if isinstance(output, Tensor) else output.logits for output in outputs]
-        apart = bool((logits[0][:, NEIGHBOURS:] == logits[1][:, NEIGHBOURS:]).all())
-    except TypeError:  # its forward takes no `position_ids`
-        apart = False
-    finally:
-        model.train(was_training)
-    if not apart:
-        raise UserError(
-            f"{type(model).__name__} does not keep the documents of a window apart: they see one another.",
-            cure="Set data.packing=true (documents follow one another) or data.packing=false (a row for each).",
-        )
 
 
 def leave_one_key(mask: Tensor) -> Tensor:
