@@ -2,10 +2,12 @@
 
 import functools
 import hashlib
+import json
 import os
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig, Qwen3Config
 
 from conftest import WORDS
@@ -40,6 +42,23 @@ def make(folder: Path, shape: str = "gpt2", *, seed: int = 1, **config: object) 
         tokenizer_config(dict.fromkeys(("eos", "bos", "pad"), END), []), encoding="utf-8"
     )
     return folder
+
+
+def write_old_tokenizer(folder: Path, size: int) -> None:
+    """Write vocab.json and merges.txt as GPT-2's were published: bytes, then merges, the end of a text last of `size`.
+    The merges are those of a small text; tokens that nothing makes fill up the rest."""
+    text = "It was the best of times, it was the worst of times; 2 + 2 = 4, isn't it?\n" * 9
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=size - 1, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([text], trainer)
+    learned = json.loads(tokenizer.to_str())["model"]
+    vocabulary = dict(sorted(learned["vocab"].items(), key=lambda entry: entry[1]))
+    vocabulary |= {f"<|unused {number}|>": number for number in range(len(vocabulary), size - 1)} | {END: size - 1}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in learned["merges"])]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 @functools.cache

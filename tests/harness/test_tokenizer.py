@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 from places import PROJECT
+from pretrained_models import write_old_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GPT2Config
 
 from harness.errors import UserError
 from lm.data.chat import ChatSource
@@ -62,6 +63,25 @@ def test_a_tokenizer_that_is_given_is_taken_as_it_is(by: str, made: Callable[...
     assert counts["tokens"] < 200 * counts["documents"], "neither padded nor begun with <s>"
 
 
+@pytest.mark.parametrize("by", ["file", "folder"])
+def test_a_tokenizer_in_the_files_of_gpt2_is_read_as_transformers_reads_it(
+    by: str, made: Callable[..., Prepared], tmp_path: Path
+) -> None:
+    folder = tmp_path / "gpt2"
+    GPT2Config(vocab_size=290).save_pretrained(folder)
+    write_old_tokenizer(folder, 290)
+    path = folder if by == "folder" else folder / "vocab.json"
+    prepared, theirs = made(f"data.tokenizer.path={path}"), AutoTokenizer.from_pretrained(folder)
+    assert (
+        prepared.tokenizer.encode(TEXT).ids == theirs(TEXT)["input_ids"]
+        and theirs.decode(theirs(TEXT)["input_ids"]) == TEXT
+    )
+    assert prepared.special_ids["eos_token_id"] == theirs.eos_token_id == 289
+    merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    (folder / "merges.txt").write_text("\n".join(merges[:-1]) + "\n", encoding="utf-8")
+    assert made(f"data.tokenizer.path={path}").folder != prepared.folder
+
+
 def test_the_end_of_a_text_is_found_named_or_asked_for(made: Callable[..., Prepared], tmp_path: Path) -> None:
     known, unknown = given(tmp_path / "known", "</s>"), given(tmp_path / "unknown", "<stop>")
     assert made(f"data.tokenizer.path={known}").special_ids["eos_token_id"] == 2
@@ -73,7 +93,7 @@ def test_the_end_of_a_text_is_found_named_or_asked_for(made: Callable[..., Prepa
 
 def test_what_is_not_a_tokenizer_is_a_sentence(made: Callable[..., Prepared], tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
-    for value, said in (("absent.json", "no tokenizer at"), (f"{tmp_path}", "is not a tokenizer.json")):
+    for value, said in (("absent.json", r"no tokenizer\.json at"), (f"{tmp_path}", "is not a tokenizer.json")):
         with pytest.raises(UserError, match=said):
             made(f"data.tokenizer.path={value}")
     with pytest.raises(UserError, match="none of bpe, unigram, bytes, characters"):

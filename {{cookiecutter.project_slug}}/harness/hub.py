@@ -68,12 +68,22 @@ def snapshot(
         ) from error
 
 
-def found_file(path: str, name: str, *, files: Sequence[str], key: str, revision: str | None = None) -> Path:
-    """Return where a file lies: `path` itself, or `name` in the folder or repository `path`. It need not be there."""
+def found_file(
+    path: str, names: Sequence[str], *, files: Sequence[str], key: str, cure: str, revision: str | None = None
+) -> Path:
+    """Return where a file lies: `path` itself, or the first of `names` that the folder or repository `path` has. Raises
+    UserError, with `cure`, where there is none."""
     file = Path(path).expanduser()
-    if file.is_file() or file.suffix == Path(name).suffix:
-        return file
-    return snapshot(path, files=files, whole=lambda it: (it / name).is_file(), key=key, revision=revision) / name
+    if not file.is_file() and file.suffix != Path(names[0]).suffix:
+
+        def has_one(folder: Path) -> bool:
+            return any((folder / name).is_file() for name in names)
+
+        folder = snapshot(path, files=files, whole=has_one, key=key, revision=revision)
+        file = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
+    if not file.is_file():
+        raise UserError(f"There is no {names[0]} at {key}={path} (looked for {file}).", cure=cure)
+    return file
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -132,11 +142,10 @@ def readable(name: str, key: str) -> Iterator[None]:
 def upload(folder: Path, name: str) -> None:
     """Put a folder on the hub as `name`, privately where there is none of that name yet."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         HfApi().create_repo(name, private=True, exist_ok=True)
         HfApi().upload_folder(folder_path=folder, repo_id=name)
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # its HTTP library is another one in another version, with errors of its own
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{folder} is written, and not pushed: {why}", cure=f"hf upload {name} {folder}") from error

@@ -31,7 +31,8 @@ NOT_REPEATABLE = ("unigram",)
 # a small model are the same either way, its tokens a little longer.
 PIECE = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|[\r\n]+|\s+(?!\S)|\s+"
 
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja")
+OLD = "vocab.json"  # of which, with merges.txt beside it, GPT-2's tokenizer was published
+FILES = ("tokenizer.json", OLD, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "*.jinja")
 
 
 class TokenizerChoice:
@@ -53,7 +54,11 @@ class TokenizerChoice:
         """The tokenizer.json that is given. Raises UserError where there is none, and for a kind that there is not."""
         if self.kind not in KINDS:
             raise UserError(f"data.tokenizer.kind={self.kind} is none of {', '.join(KINDS)}.")
-        return None if self.path is None else _given(self.path, self.revision)
+        if self.path is None:
+            return None
+        cure = "Name a tokenizer.json or a folder that has one; null trains one on the text."
+        key = "data.tokenizer.path"
+        return found_file(self.path, FILES[:2], files=FILES, key=key, cure=cure, revision=self.revision)
 
     @property
     def template(self) -> str | None:
@@ -69,7 +74,8 @@ class TokenizerChoice:
             return self.kind
         names = json.dumps(special_tokens(self.file.parent))
         more = f"{names}{self.end_of_text}{self.template or ''}"
-        return hashlib.sha256(self.file.read_bytes() + more.encode()).hexdigest()
+        files = [self.file, *([self.file.with_name("merges.txt")] if self.file.name == OLD else [])]
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files) + more.encode()).hexdigest()
 
     def build(self, texts: Iterable[str], vocab_size: int, total: int, *, special: Sequence[str] = ()) -> Tokenizer:
         """Return the tokenizer. `texts` are `total` documents; `special` are texts that are one token each."""
@@ -125,7 +131,12 @@ def train_tokenizer(
 def load_tokenizer(file: Path) -> Tokenizer:
     """Return a tokenizer from its file, without the padding and cutting that some files ask for."""
     try:
-        tokenizer = Tokenizer.from_file(str(file))
+        if file.name == OLD:
+            from transformers import AutoTokenizer  # knows by the model's config how such files are meant
+
+            tokenizer: Tokenizer = AutoTokenizer.from_pretrained(file.parent).backend_tokenizer
+        else:
+            tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # `tokenizers` raises nothing narrower
         raise UserError(f"{file} is not a tokenizer.json: {error}.") from error
     tokenizer.no_padding()
@@ -152,13 +163,3 @@ def end_of_text(tokenizer: Tokenizer, model: Any = None) -> int | None:
         return known
     ids = (tokenizer.token_to_id(name) for name in KNOWN_ENDS)
     return next((number for number in ids if number is not None), None)
-
-
-def _given(path: str, revision: str | None) -> Path:
-    file = found_file(path, FILES[0], files=FILES, key="data.tokenizer.path", revision=revision)
-    if not file.is_file():
-        raise UserError(
-            f"There is no tokenizer at data.tokenizer.path={path} (looked for {file}).",
-            cure="Name a tokenizer.json or a folder that has one; null trains one on the text.",
-        )
-    return file
