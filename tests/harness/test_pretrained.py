@@ -10,9 +10,9 @@ import pytest
 import torch
 from exactness import assert_same, newest
 from omegaconf import OmegaConf
-from pretrained_models import into_cache, make, words
+from pretrained_models import into_cache, make, words, write_old_tokenizer
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from harness.checkpoint import read
 from harness.config.check import check
@@ -193,9 +193,25 @@ def test_pickles_are_read_where_that_was_asked_for(model: Path) -> None:
     assert torch.equal(built(model, "model.safetensors=false").lm_head.weight, whole.lm_head.weight)
 
 
-def test_a_tokenizer_that_is_too_large_is_one_sentence(tmp_path: Path, tune) -> None:
-    with pytest.raises(UserError, match="The tokenizer has 300 tokens, and the model only 290"):
-        tune(make(tmp_path / "small", vocab_size=290), "pretrained")
+def test_a_tokenizer_that_is_too_large_is_one_sentence_and_what_it_says_helps(tmp_path: Path, tune, said) -> None:
+    small = make(tmp_path / "small", vocab_size=290)
+    with pytest.raises(
+        UserError, match=r"The tokenizer has 300 tokens, and the model only 290\. Set model\.config\.vocab_size=300"
+    ):
+        tune(small, "pretrained")
+    larger = "model.config.vocab_size=300"
+    run = tune(small, "pretrained", larger, "trainer.max_steps=2")
+    assert "10 tokens are new: their embeddings are drawn to be like those of the others." in said.text
+    assert_same(tune(small, "pretrained", larger), tune(small, "pretrained", larger, "run.name=whole"))
+    trained = load(str(run)).model
+    assert trained.config.vocab_size == len(trained.get_input_embeddings().weight) == 300
+    fresh = built(small, larger)
+    assert torch.equal(fresh.get_input_embeddings().weight[:290], built(small).get_input_embeddings().weight)
+    assert fresh.lm_head.weight is fresh.get_input_embeddings().weight
+    with pytest.raises(UserError, match=r"model\.lora trains no embeddings, and 10 tokens are new"):
+        built(small, larger, preset="lora")
+    with pytest.raises(UserError, match=r"shape       transformer\.wte\.weight: \(290, 32\) in the file, \(280, 32\)"):
+        built(small, "model.config.vocab_size=280")
 
 
 def test_a_name_of_a_hub_is_found_in_its_cache_without_a_network(
@@ -250,13 +266,25 @@ def test_targets_that_the_model_lacks_are_one_sentence(model: Path) -> None:
 
 
 @pytest.mark.slow
-def test_gpt2_at_its_published_shape_gives_the_logits_of_transformers(tmp_path: Path) -> None:
+def test_gpt2_as_it_was_published_gives_the_tokens_and_logits_of_transformers(
+    corpus: Path, tmp_path: Path, said
+) -> None:
+    folder = tmp_path / "gpt2"
     torch.manual_seed(0)
-    theirs = GPT2LMHeadModel(GPT2Config()).eval()
-    theirs.save_pretrained(tmp_path)
-    ours = built(tmp_path, attention="sdpa").eval()
+    GPT2LMHeadModel(GPT2Config()).save_pretrained(folder)
+    write_old_tokenizer(folder, 50257)
+    cfg = compose([*words(folder, corpus, tmp_path), "model.context=64", f"data.prepared={tmp_path / 'prepared'}"])
+    check(cfg)
+    config = model_config(cfg.model)
+    data = fit.build_data(cfg, config)
+    ours = build_model(cfg.model, config, attention="sdpa", special_ids=data.special_ids).eval()
+    assert f"Loaded 148 of 148 tensors from {folder}, 148 trainable (124 M of 124 M)" in said.text
     assert sum(p.numel() for p in ours.parameters()) == 124_439_808
-    assert len(list(ours.parameters())) == 148
-    ids = torch.randint(50257, (1, 64), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        assert torch.equal(ours(ids).logits, theirs(ids).logits)
+    theirs, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    assert data.tokenizer.get_vocab_size() == len(tokenizer) == 50257
+    assert data.special_ids["eos_token_id"] == tokenizer.eos_token_id == 50256
+    for text in ("It was the best of times;\n\n  isn't it? Grüße 😊", "def return if else"):
+        ids = tokenizer(text)["input_ids"]
+        assert data.tokenizer.encode(text).ids == ids and tokenizer.decode(ids) == text
+        with torch.no_grad():
+            assert torch.equal(ours(torch.tensor([ids])).logits, theirs(torch.tensor([ids])).logits)

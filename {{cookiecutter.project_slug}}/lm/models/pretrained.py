@@ -5,6 +5,7 @@ lies beside the weights, and no pickle is read, unless the config says so.
 """
 
 import functools
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from harness.checkpoint.match import refuse_misfit
 from harness.config.names import nearest
 from harness.errors import UserError
 from harness.hub import INDEX, PICKLES, has_weights, readable, refuse_without_safetensors, snapshot
+
+log = logging.getLogger(__name__)
 
 KEY = "model.pretrained"
 FILES = (
@@ -53,12 +56,14 @@ def generation_config(config: PretrainedConfig) -> GenerationConfig | None:
 
 
 def load_pretrained(model: DictConfig, config: PretrainedConfig, attention: str) -> PreTrainedModel:
-    """Return the model with its weights in `model.dtype`. Raises UserError where a tensor is missing, unexpected or of
-    another shape."""
+    """Return the model with its weights in `model.dtype`; a vocabulary that the config has made larger gets new rows
+    like those it has. Raises UserError where a tensor is missing, unexpected or of another shape."""
     folder = folder_of(model)
     if model.safetensors:
         refuse_without_safetensors(folder, str(model.pretrained), key="model.safetensors")
     with quiet(), readable(str(model.pretrained), KEY):
+        own = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code).vocab_size
+        asked, config.vocab_size = config.vocab_size, min(own, config.vocab_size)
         loading: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -74,6 +79,14 @@ def load_pretrained(model: DictConfig, config: PretrainedConfig, attention: str)
     missing, unexpected, shapes = (found[f"{what}_keys"] for what in ("missing", "unexpected", "mismatched"))
     cure = "Its config.json and its weights do not belong together."
     refuse_misfit(missing, unexpected, shapes, folder, cure=cure)
+    if new := max(0, asked - own):
+        if model.get("lora"):
+            cure = "Take model=pretrained, or a tokenizer whose tokens the model knows: data.tokenizer.path=PATH."
+            raise UserError(f"model.lora trains no embeddings, and {new} tokens are new to {folder}.", cure=cure)
+        with quiet():
+            loaded.resize_token_embeddings(asked)
+        log.info("%s tokens are new: their embeddings are drawn to be like those of the others.", new)
+    config.vocab_size = asked
     return loaded.train()  # type: ignore[no-any-return]  # from_pretrained leaves dropout off
 
 
