@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from places import PATIENCE
 from pretrained_models import make, words
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from harness.config.check import check
@@ -65,6 +65,7 @@ def logits(model) -> torch.Tensor:
         return model.eval()(IDS).logits
 
 
+WAYS = ("whole", "merged", "adapter")
 ROUND_TRIPS = [
     (shape, tied, preset)
     for shape in ("gpt2", "llama", "qwen3")
@@ -96,9 +97,19 @@ def test_what_comes_back_is_what_was_trained(tmp_path: Path, tune, capsys, shape
     assert pipeline("text-generation", str(out))("def", max_new_tokens=2, do_sample=False)
 
 
-def test_it_loads_without_this_project_and_without_a_network(tmp_path: Path, tune) -> None:
-    run = tune(make(tmp_path / "base"), "lora")
-    out = hand_over(run, tmp_path / "out")
+ALONES = [("gpt2", True, "merged"), *((shape, False, way) for shape in ("gpt2", "llama", "qwen3") for way in WAYS)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "tied", "way"),
+    [pytest.param(*case, marks=() if case == ALONES[0] else pytest.mark.slow) for case in ALONES],
+)
+def test_it_loads_without_this_project_and_without_a_network(
+    tmp_path: Path, tune, shape: str, tied: bool, way: str
+) -> None:
+    base = make(tmp_path / "base", shape, tie_word_embeddings=tied)
+    run = tune(base, "pretrained" if way == "whole" else "lora")
+    out = hand_over(run, tmp_path / "out", adapter=way == "adapter")
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-I", "-c", ALONE, str(out)], cwd=tmp_path, env={**clean, "OMP_NUM_THREADS": "1"},
@@ -108,7 +119,8 @@ def test_it_loads_without_this_project_and_without_a_network(tmp_path: Path, tun
     text, ids, numbers = json.loads(done.stdout.splitlines()[-1])
     trained = load(str(run))
     assert text.startswith("def return") and ids == [trained.tokenizer.encode("def return").ids]
-    merge(trained.model)
+    if way == "merged":
+        merge(trained.model)
     trained.model.set_attn_implementation("eager")
     ours = trained.model.cpu()(torch.tensor(ids)).logits
     assert torch.allclose(torch.tensor(numbers), ours, atol=1e-6)  # with as many threads as that process has
@@ -147,18 +159,19 @@ def test_an_average_is_what_is_handed_over(tmp_path: Path, train) -> None:
 
 @pytest.mark.parametrize("spoiled", ["weights", "tokenizer"])
 def test_what_is_not_the_same_is_not_written(tmp_path: Path, train, monkeypatch, spoiled: str) -> None:
-    run, write = train(), exporting.write_tokenizer
+    run, write = train(), exporting.copy_tokenizer
 
-    def spoil(trained, folder: Path) -> None:
-        write(trained, folder)
+    def spoil(source: Path, folder: Path, longest: int) -> None:
+        write(source, folder, longest)
         if spoiled == "weights":
-            with torch.no_grad():
-                trained.model.model.norm.weight[0] += 1e-3
+            weights = load_file(folder / "model.safetensors")
+            weights["model.norm.weight"][0] += 1e-3
+            save_file(weights, folder / "model.safetensors", {"format": "pt"})
         else:
             text = (folder / "tokenizer.json").read_text(encoding="utf-8").replace('"Isolated"', '"Removed"', 1)
             (folder / "tokenizer.json").write_text(text, encoding="utf-8")
 
-    monkeypatch.setattr(exporting, "write_tokenizer", spoil)
+    monkeypatch.setattr(exporting, "copy_tokenizer", spoil)
     with pytest.raises(UserError, match="other logits, by up to|makes other tokens than the run"):
         hand_over(run, tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
@@ -204,3 +217,29 @@ def test_lm_eval_runs_on_it(tmp_path: Path, train) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     (scores,) = (tmp_path / "scores").rglob("results*.json")
     assert 0 <= json.loads(scores.read_text(encoding="utf-8"))["results"]["mine"]["acc,none"] <= 1
+
+
+def test_a_push_without_a_hub_is_one_sentence_and_what_is_written_stays(tmp_path: Path, train, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    run, out = train("trainer.max_steps=1"), tmp_path / "out"
+    with pytest.raises(UserError, match=r"out is written, and not pushed: .*refused.* hf upload me/mine "):
+        export(str(run), str(out), adapter=False, dtype="float32", push="me/mine")
+    assert AutoModelForCausalLM.from_pretrained(out)
+
+
+def test_a_push_makes_a_private_repository_and_puts_all_into_it(tmp_path: Path, train, monkeypatch, capsys) -> None:
+    asked: list[tuple[str, dict[str, object]]] = []
+
+    class Hub:
+        def create_repo(self, name: str, **how: object) -> None:
+            asked.append((name, how))
+
+        def upload_folder(self, *, folder_path: Path, repo_id: str) -> None:
+            asked.append((repo_id, {"files": {file.name for file in folder_path.iterdir()}}))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    export(str(train("trainer.max_steps=1")), str(tmp_path / "out"), adapter=False, dtype="float32", push="me/mine")
+    (made, how), (filled, what) = asked
+    assert made == filled == "me/mine" and how == {"private": True, "exist_ok": True}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= what["files"]
+    assert capsys.readouterr().out.endswith("Pushed to me/mine\n")

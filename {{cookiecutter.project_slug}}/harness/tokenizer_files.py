@@ -15,6 +15,15 @@ def tokenizer_files(folder: Path) -> dict[str, str]:
     return {file.name: file.read_text(encoding="utf-8") for file in found if file.is_file()}
 
 
+def copy_tokenizer(source: Path, folder: Path, longest: int) -> None:
+    """Write the tokenizer in `source` to `folder`, with the length of text beyond which it warns."""
+    files = tokenizer_files(source)
+    config = {**json.loads(files.get("tokenizer_config.json", "{}")), "model_max_length": longest}
+    files["tokenizer_config.json"] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="")
+
+
 def special_tokens(folder: Path) -> dict[str, str]:
     """Return the names of `ROLES` that tokenizer_config.json or special_tokens_map.json in a folder gives."""
     found: dict[str, str] = {}
@@ -33,8 +42,10 @@ def chat_template(folder: Path) -> str | None:
     """Return the chat template that lies in a folder: a file of its own or, in older ones, in tokenizer_config.json."""
     with suppress(OSError):
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    with suppress(OSError, ValueError, AttributeError):
+    with suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
         found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+        if isinstance(found, list):  # several, by name
+            found = {entry["name"]: entry["template"] for entry in found}.get("default")
         return found if isinstance(found, str) else None
     return None
 

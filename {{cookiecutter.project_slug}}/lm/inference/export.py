@@ -1,6 +1,5 @@
 """From a run to a folder that transformers loads without this project, proven by loading it back."""
 
-import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,7 +15,7 @@ from harness.errors import UserError
 from harness.files import appearing
 from harness.hub import upload
 from harness.report.card import card
-from harness.tokenizer_files import tokenizer_files
+from harness.tokenizer_files import copy_tokenizer
 from lm.data.sources import StdlibSource
 from lm.inference.load import Trained, load
 from lm.models.lora import merge, save_adapter
@@ -46,7 +45,8 @@ def export(path: str, out: str, adapter: bool, dtype: str, push: str | None, tru
         if adapter:
             save_adapter(cfg, model, folder)
         lines = [] if adapter else write_model(trained, folder, dtype, prompts)
-        write_tokenizer(trained, folder)
+        longest = getattr(model.config, "max_position_embeddings", trained.context)
+        copy_tokenizer(trained.checkpoint.path, folder, longest)
         lines.append(f"largest logit difference {compared(trained, folder, dtype, prompts)} over {PROMPTS} prompts")
         facts = {"model": f"{what}, context {trained.context:,}", "checked": "; ".join(lines)}
         text = card(trained.cfg, trained.checkpoint, FRONT, facts, base=cfg.get("pretrained"))
@@ -72,16 +72,6 @@ def write_model(trained: Trained, folder: Path, dtype: str, prompts: list[list[i
         model.generation_config = GenerationConfig.from_model_config(model.config)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     return lines
-
-
-def write_tokenizer(trained: Trained, folder: Path) -> None:
-    """Write the tokenizer as the run has it, and what the model can see as the length that it warns at."""
-    files = tokenizer_files(trained.checkpoint.path)
-    config = json.loads(files.get("tokenizer_config.json", "{}"))
-    config["model_max_length"] = getattr(trained.model.config, "max_position_embeddings", trained.context)
-    files["tokenizer_config.json"] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="")
 
 
 def compared(trained: Trained, folder: Path, dtype: str, prompts: list[list[int]]) -> float:
