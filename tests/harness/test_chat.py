@@ -14,16 +14,19 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from harness.data.conversations import normalized
+from harness.data.conversations import answered, normalized
 from harness.data.files import json_rows
 from harness.errors import UserError
 from lm.batch import NO_LABEL
-from lm.data.chat import TEMPLATE, ChatSource, rendered
+from lm.data.chat import TEMPLATE, ChatSource, Template
 from lm.data.datamodule import LmData, windows
-from lm.data.prepare import Prepared, Recipe, prepare
+from lm.data.prepare import Prepared, Recipe, encode_only, prepare
 from lm.data.show import LEGEND, show
 from lm.data.sources import Document
+from lm.data.tokenizer import TokenizerChoice, train_tokenizer
 
+rendered = Template(TEMPLATE.read_text(encoding="utf-8")).answered
+LONG = "model.config.max_position_embeddings=512"
 SHIPPED = PROJECT / "devtools" / "chat.jsonl"
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -149,15 +152,144 @@ BY_HAND = [
 def test_the_mask_of_every_token_is_the_one_made_by_hand(record: object, packing: Any, tmp_path: Path) -> None:
     (tmp_path / "talk.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
     made = prepare(ChatSource(str(tmp_path / "talk.jsonl")), Recipe(600, 0.0, 0), tmp_path / "p")
+    assert_made_by_hand(made, BY_HAND, packing)
+
+
+def assert_made_by_hand(made: Prepared, by_hand: list[tuple[str, bool]], packing: Any) -> None:
     rows = windows(made, "train", context=made.meta["train"]["tokens"], packing=packing)
     assert len(rows) == 1
-    pieces = [(made.tokenizer.encode(text, add_special_tokens=False).ids, counts) for text, counts in BY_HAND]
+    pieces = [(made.tokenizer.encode(text, add_special_tokens=False).ids, counts) for text, counts in by_hand]
     ids = [token for tokens, _ in pieces for token in tokens] + [0]
     mask = [counts for tokens, counts in pieces for _ in tokens] + [False]
     assert rows[0]["input_ids"].tolist() == ids
     assert rows[0]["labels"].tolist() == [
         token if counts else NO_LABEL for token, counts in zip(ids, mask, strict=True)
     ]
+
+
+@pytest.mark.parametrize("record", [OPENAI, SHAREGPT], ids=["openai", "sharegpt"])
+def test_what_carries_loss_is_printed_as_it_was_marked_by_hand(
+    record: object, train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "talk.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    rows = ("data.packing=false", "data.val_fraction=0", "data.batch_size=1", LONG)
+    monkeypatch.setenv("COLUMNS", "2000")
+    train("data=chat", f"data.path='{tmp_path / 'talk.jsonl'}'", *rows, "debug.show_data=3")
+    assert "".join(f"«{text}»" if counts else text for text, counts in BY_HAND) in capsys.readouterr().out
+    assert not list(tmp_path.glob("runs/*/checkpoints/*")), "nothing is trained"
+
+
+# The template of a tokenizer of one's own, which like most published ones does not mark the assistant's turns.
+OWN = """{{ bos_token }}{% for message in messages %}
+{%- if message.role == 'wizard' %}{{ raise_exception('no wizards') }}{% endif %}
+{{- '<|' + message.role + '|>' }}{{ message.content | trim }}{{ '<|eot|>\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"""
+# The same, marked; and one that, like Qwen's, writes thoughts into the last answer only.
+MARKS = OWN.replace(
+    "{{ message.content | trim }}{{ '<|eot|>\n' }}",
+    "{% if message.role == 'assistant' %}{% generation %}{{ message.content | trim }}{{ '<|eot|>' }}{% endgeneration %}"
+    "{{ '\n' }}{% else %}{{ message.content | trim }}{{ '<|eot|>\n' }}{% endif %}",
+)
+THINKS = OWN.replace(
+    "{{ message.content", "{% if message.role == 'assistant' and loop.last %}{{ '(hm)' }}{% endif %}{{ message.content"
+)
+FIRST_ONLY = OWN.replace("{{ message.content | trim }}", "{% if loop.first %}{{ message.content | trim }}{% endif %}")
+OWN_BY_HAND = [
+    ("<|bos|><|system|>You add.<|eot|>\n<|user|>2 + 2?<|eot|>\n<|assistant|>", False),
+    (f"{CALL}<|eot|>", True),
+    ("\n<|tool|>4<|eot|>\n<|assistant|>", False),
+    ("4<|eot|>", True),
+    ("\n<|user|>Thanks<|eot|>\n<|assistant|>", False),
+    ("Bye<|eot|>", True),
+    ("\n", False),
+]
+THINKS_BY_HAND = [*OWN_BY_HAND[:-2], ("(hm)Bye<|eot|>", True), ("\n", False)]
+
+
+def with_template(folder: Path, template: str, form: str = "file") -> TokenizerChoice:
+    """Write a tokenizer that has a chat template, in one of the forms in which they are published."""
+    folder.mkdir()
+    special = ["<|bos|>", "<|eot|>", *(f"<|{role}|>" for role in ("system", "user", "assistant", "tool"))]
+    train_tokenizer(["You add. Thanks Bye"] * 9, 300, 9, special=special).save(str(folder / "tokenizer.json"))
+    config: dict[str, Any] = {"eos_token": "<|endoftext|>", "bos_token": "<|bos|>"}
+    if form == "file":
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    else:
+        several = [{"name": "tool_use", "template": ""}, {"name": "default", "template": template}]
+        config["chat_template"] = several if form == "several" else template
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return TokenizerChoice(path=str(folder))
+
+
+@pytest.mark.parametrize("packing", [True, "best_fit"])
+@pytest.mark.parametrize("record", [OPENAI, SHAREGPT], ids=["openai", "sharegpt"])
+@pytest.mark.parametrize(
+    ("template", "form", "by_hand"),
+    [
+        pytest.param(OWN, "file", OWN_BY_HAND, id="a file"),
+        pytest.param(OWN, "config", OWN_BY_HAND, id="in the config"),
+        pytest.param(OWN, "several", OWN_BY_HAND, id="one of several"),
+        pytest.param(MARKS, "file", OWN_BY_HAND, id="marked"),
+        pytest.param(THINKS, "file", THINKS_BY_HAND, id="with thoughts"),
+    ],
+)
+def test_a_tokenizers_own_template_has_a_mask_made_by_hand(
+    template: str, form: str, by_hand: list[tuple[str, bool]], record: object, packing: Any, tmp_path: Path
+) -> None:
+    file, choice = tmp_path / "talk.jsonl", with_template(tmp_path / "theirs", template, form)
+    file.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    made = prepare(ChatSource(str(file)), Recipe(600, 0.0, 0), tmp_path / "p", choice=choice)
+    assert_made_by_hand(made, by_hand, packing)
+    assert made.tokenizer_files["chat_template.jinja"] == template
+    assert made.tokenizer.token_to_id("<|im_start|>") is None
+    # Other conversations are scored as the run's own are.
+    again = encode_only(TokenizerChoice(path=str(made.folder)), ChatSource(str(file)), tmp_path)
+    for name in ("bin", "loss_mask.bin"):
+        assert (tmp_path / f"val.{name}").read_bytes() == (made.folder / f"train.{name}").read_bytes()
+    assert again.meta["val"] == made.meta["train"]
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "said"),
+    [
+        (OWN.replace("'wizard'", "'tool'"), ["user", "tool"], "the chat template refuses it: no wizards"),
+        (FIRST_ONLY, ["user", "user"], "leaves out what the role 'user' says"),
+        (OWN.replace("{% endfor", "{{ loop.length }}{% endfor"), ["user", "assistant"], "message 2, an answer, begins"),
+        (OWN.replace("{{ '<|eot|>\n' }}", ""), ["user", "assistant"], "writes nothing with which an answer ends"),
+        (OWN, ["user", "assistant <|eot|>"], "an answer holds '<|eot|>'"),
+    ],
+)
+def test_what_a_template_cannot_say_is_named_with_file_and_line(
+    template: str, turns: list[str], said: str, tmp_path: Path
+) -> None:
+    messages = [{"role": turn.split()[0], "content": f"{turn} {n}"} for n, turn in enumerate(turns)]
+    (tmp_path / "talk.jsonl").write_text("\n" + json.dumps(messages) + "\n", encoding="utf-8")
+    source, choice = ChatSource(str(tmp_path / "talk.jsonl")), with_template(tmp_path / "theirs", template)
+    with pytest.raises(UserError) as caught:
+        prepare(source, Recipe(600, 0.0, 0), tmp_path / "p", choice=choice)
+    assert f"{tmp_path / 'talk.jsonl'}:2 is not a conversation" in str(caught.value) and said in str(caught.value)
+
+
+def test_what_a_template_escapes_is_not_lost() -> None:
+    tojson = Template(OWN.replace("message.content | trim", "message.content | trim | tojson"))
+    talk = [{"role": "tool", "content": '"4"\n'}, {"role": "assistant", "content": "4"}]
+    text, spans = answered(talk, tojson.render, "<|eot|>")
+    assert text == '<|tool|>"\\"4\\""<|eot|>\n<|assistant|>"4"<|eot|>\n'
+    assert [text[start:end] for start, end in spans] == ['"4"<|eot|>']
+
+
+def test_one_talks_in_the_template_that_was_trained(train: Callable[..., Path], tmp_path: Path) -> None:
+    from lm.inference.chat import Talk
+    from lm.inference.load import load
+
+    with_template(tmp_path / "theirs", OWN)
+    given = f"data.tokenizer.path={tmp_path / 'theirs'}"
+    run = train("data=chat", f"data.path='{SHIPPED}'", given, "data.batch_size=1", "trainer.max_steps=1")
+    trained = load(str(run))
+    talk = Talk(trained, max_tokens=5, temperature=0, seed=0, top_k=None)
+    said = "<|bos|><|system|>Be brief.<|eot|>\n<|user|>Hi<|eot|>\n<|assistant|>"
+    assert talk.template.render(CHAT[:2], asks=True) == said
+    assert talk.ends == {trained.tokenizer.token_to_id(name) for name in ("<|eot|>", "<|endoftext|>")}
 
 
 def test_a_long_conversation_is_cut_at_the_context(prepared: Prepared) -> None:

@@ -73,7 +73,7 @@ def test_an_answer_is_what_continues_the_template(train: Callable[..., Path]) ->
     trained = load(str(train(*CHAT, LONG, "trainer.max_steps=1", "data.batch_size=1")))
     talk = Talk(trained, **HOW)
     said = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert talk.text([{"role": "user", "content": "Hi"}], True) == said
+    assert talk.template.render([{"role": "user", "content": "Hi"}], asks=True) == said
     assert talk.ends == {trained.tokenizer.token_to_id(name) for name in ("<|im_end|>", "<|endoftext|>")}
     ids = trained.tokenizer.encode(said).ids
     tokens = list(sample(trained.model, ids, max_tokens=25, context=128, temperature=0))
@@ -149,8 +149,9 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_the_conversation(talker: Path) -> Non
 
 # The real command, with a model that takes its time.
 SLOW = """
-import runpy, sys, time
+import runpy, signal, sys, time
 import lm.inference.chat as chat
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background has it ignored
 def reply(self, messages):
     for number in range(10_000):
         time.sleep(0.05)

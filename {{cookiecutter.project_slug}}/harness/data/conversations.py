@@ -6,9 +6,11 @@
 
 import json
 import reprlib
+from collections.abc import Callable
 from typing import Any
 
 Messages = list[dict[str, str]]
+Spans = tuple[tuple[int, int], ...]  # stretches (start, end) of a text
 
 ROLES = {
     "system": "system", "developer": "system",
@@ -27,6 +29,29 @@ def normalized(record: Any) -> Messages:
     if not isinstance(record, list) or not record:
         raise ValueError("it has no list of messages under 'messages' or 'conversations'")
     return [_message(item) for item in record]
+
+
+def answered(messages: Messages, render: Callable[[Messages, bool], str], stop: str) -> tuple[str, Spans]:
+    """Return a conversation as text, and the stretches of it that are the assistant's.
+
+    `render(messages, asks)` writes messages and, where it `asks`, what an answer follows. A stretch is what a model has
+    to write: from there to the first `stop`. Raises ValueError where that cannot be told, or something is lost.
+    """
+    text, spans = render(messages, False), []
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            said = message["content"].strip()
+            if said not in text and json.dumps(said, ensure_ascii=False)[1:-1] not in text:
+                raise ValueError(f"the chat template leaves out what the role {message['role']!r} says")
+            continue
+        before = render(messages[:number], True)
+        end = text.find(stop, len(before))
+        if not text.startswith(before) or end < 0:
+            raise ValueError(f"the chat template does not show where message {number + 1}, an answer, begins and ends")
+        if stop in message["content"]:
+            raise ValueError(f"an answer holds {stop!r}, with which the chat template ends one")
+        spans.append((len(before), end + len(stop)))
+    return text, tuple(spans)
 
 
 def _message(item: Any) -> dict[str, str]:

@@ -28,6 +28,7 @@ from harness.data.split import Sample
 from harness.errors import UserError
 from harness.run import artifact
 from harness.tokenizer_files import tokenizer_config, tokenizer_files
+from lm.data.chat import ChatSource, Template
 from lm.data.encode import encoder
 from lm.data.sources import Source
 from lm.data.tokenizer import NOT_REPEATABLE, TokenizerChoice, special_ids
@@ -97,8 +98,7 @@ def prepare(
     material = Material(source, validation, recipe.val_fraction, recipe.seed, recipe.limit)
     material.check()
     for each in (source, validation):
-        if isinstance(each, ArraySource):
-            _introduce(each, choice)
+        _introduce(each, choice)
     if choice.kind in NOT_REPEATABLE and choice.file is None:
         # By its content: with another one the same text is other data, and a run does not go on with it unnoticed.
         choice = TokenizerChoice(path=str(shared_tokenizer([(material, 1.0)], recipe, root, choice)))
@@ -114,23 +114,37 @@ def prepare(
     return prepared
 
 
-def _introduce(source: ArraySource, choice: TokenizerChoice) -> None:
-    """Tell files of tokens which of them there are. Raises UserError without a tokenizer that says so."""
-    if choice.file is None:
+def _introduce(source: Source | None, choice: TokenizerChoice) -> None:
+    """Tell files of tokens which of them there are, and conversations the chat template that the tokenizer has. Raises
+    UserError for tokens without a tokenizer."""
+    if isinstance(source, ArraySource) and choice.file is None:
         raise UserError(
             "data=tokens needs the tokenizer that its files were made with.",
             cure="Name its tokenizer.json, or the folder: data.tokenizer.path=PATH.",
         )
+    if isinstance(source, ArraySource):
+        tokenizer, _, end = _given(choice)
+        source.use(end=end, below=tokenizer.get_vocab_size())
+    elif isinstance(source, ChatSource) and choice.template is not None:
+        tokenizer, names, _ = _given(choice)
+        source.use(Template(choice.template, names, tokenizer))
+
+
+def _given(choice: TokenizerChoice) -> tuple[Tokenizer, dict[str, str], int]:
+    """Return a tokenizer that there is already, its special tokens by role, and the one that ends a text."""
     tokenizer = choice.build((), 0, 0)
-    end = tokenizer.token_to_id(choice.names(tokenizer)["eos"])
+    names = choice.names(tokenizer)
+    end = tokenizer.token_to_id(names["eos"])
     assert end is not None  # `names` has looked
-    source.use(end=end, below=tokenizer.get_vocab_size())
+    return tokenizer, names, end
 
 
 def shared_tokenizer(
     materials: Sequence[tuple[Material, float]], recipe: Recipe, root: Path, choice: TokenizerChoice
 ) -> Path:
     """Return the folder of one tokenizer for several sets, which learns from a share of text of each."""
+    for material, _ in materials:
+        _introduce(material.source, choice)
     extras = [_extras(material.source) for material, _ in materials]
     special = list(dict.fromkeys(token for tokens, _ in extras for token in tokens))
     template = next((template for _, template in extras if template), None)
@@ -145,13 +159,12 @@ def shared_tokenizer(
     return artifact.made_of(root, content, make, instead=INSTEAD)[0]
 
 
-def encode_only(tokenizer: Tokenizer, end: int, source: Source, folder: Path) -> Prepared:
+def encode_only(choice: TokenizerChoice, source: Source, folder: Path) -> Prepared:
     """Write all documents of `source` to `folder` as validation text, encoded with a tokenizer that exists already."""
-    size = tokenizer.get_vocab_size()
-    if isinstance(source, ArraySource):
-        source.use(end=end, below=size)
-    progress = numbers.write(source, "val", folder, encoder(tokenizer, end, source), size)
-    return Prepared(folder, progress.counts("tokens"))
+    _introduce(source, choice)
+    tokenizer, _, end = _given(choice)
+    encode = encoder(tokenizer, end, source)
+    return Prepared(folder, numbers.write(source, "val", folder, encode, tokenizer.get_vocab_size()).counts("tokens"))
 
 
 def _make(material: Material, recipe: Recipe, choice: TokenizerChoice, folder: Path) -> dict[str, Any]:
@@ -161,9 +174,7 @@ def _make(material: Material, recipe: Recipe, choice: TokenizerChoice, folder: P
         return _write_tokenizer(list(sample), _extras(material.source), recipe, choice, folder).get_vocab_size()
 
     def encode() -> Encode:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        end = special_ids(tokenizer, folder)["eos_token_id"]
-        assert end is not None  # `choice.names` has looked
+        tokenizer, _, end = _given(TokenizerChoice(path=str(folder)))
         return encoder(tokenizer, end, material.source)
 
     progress = numbers.prepare(material, folder, begin, encode, sample=SAMPLE_BYTES)

@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from itertools import takewhile
 from typing import Any
 
-from transformers.utils.chat_template_utils import render_jinja_template
-
 from harness.console import Messages, pieces, say
 from harness.errors import UserError
 from harness.tokenizer_files import chat_template, special_tokens
+from lm.data.chat import Template
 from lm.data.tokenizer import end_of_text
 from lm.inference.generate import sample
 from lm.inference.load import Trained
@@ -25,25 +24,17 @@ class Talk:
                 f"{trained.folder} has no chat template: it was not trained on conversations (data=chat).",
                 cure="Without --chat, --prompt continues a text.",
             )
-        self.trained, self.template, self.how = trained, template, how
-        self.names: dict[str, Any] = {f"{role}_token": name for role, name in special_tokens(folder).items()}
+        self.trained, self.how = trained, how
+        self.template = Template(template, special_tokens(folder), trained.tokenizer)
         self.max_tokens = min(max_tokens, trained.context // 2)
-        after = self.text([{"role": "user", "content": "?"}, {"role": "assistant", "content": "ANSWER"}], False)
-        ends = trained.tokenizer.encode(after.rpartition("ANSWER")[2].lstrip(), add_special_tokens=False).ids
-        self.ends = {*ends[:1], end_of_text(trained.tokenizer, trained.model)}  # of a turn, of a text
-
-    def text(self, messages: Messages, asks: bool) -> str:
-        made: Any = render_jinja_template(
-            [messages], chat_template=self.template, add_generation_prompt=asks, **self.names
-        )
-        return str(made[0][0])
+        self.ends = {self.template.end, end_of_text(trained.tokenizer, trained.model)}  # of a turn, of a text
 
     def reply(self, messages: Messages) -> Iterator[str]:
         """Yield the answer in pieces. What does not fit into the context is forgotten: removed from `messages`, a turn
         and its answer at a time, and said."""
         tokenizer, context, forgotten = self.trained.tokenizer, self.trained.context, 0
         while True:
-            ids = tokenizer.encode(self.text(messages, True), add_special_tokens=False).ids
+            ids = tokenizer.encode(self.template.render(messages, asks=True), add_special_tokens=False).ids
             if len(ids) + self.max_tokens <= context or len(messages) < 3:
                 break
             del messages[:2]

@@ -13,18 +13,17 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
 
 from harness.console import watched
 from harness.data.choices import read_questions
 from harness.data.layout import Sliding
 from harness.errors import UserError
 from harness.report.score import Measured, of_all, show
-from lm.batch import model_inputs
+from lm.batch import logits_of
 from lm.data.datamodule import collate, windows
 from lm.data.prepare import Prepared, encode_only
 from lm.data.sets import prepare_all
-from lm.data.tokenizer import end_of_text
+from lm.data.tokenizer import TokenizerChoice
 from lm.data.windows import Rows
 from lm.inference.choices import answered
 from lm.inference.load import Trained, device_of, load
@@ -73,7 +72,7 @@ def evaluate(
 
 def answer(trained: Trained, path: str, as_json: bool) -> None:
     questions = read_questions(Path(path))
-    forward = functools.partial(logits, trained)
+    forward = functools.partial(logits_of, trained.model)
     found = answered(forward, trained.tokenizer, questions, device_of(trained.model), context=trained.context)
     result = {"run": trained.folder.as_posix(), "step": trained.step, "data": path, **found._asdict()}
     print(json.dumps(result) if as_json else "{run} at step {step}, on {data}:\n  {}".format(found, **result))
@@ -102,10 +101,7 @@ def other_data(trained: Trained, path: str, folder: Path) -> Prepared:
     config = own if "path" in own else {"_target_": "lm.data.sources.TextSource"}
     source = instantiate(OmegaConf.merge(config, {"path": path}))
     source.check()
-    end = end_of_text(trained.tokenizer, trained.model)
-    if end is None:
-        raise UserError(f"The tokenizer of {trained.folder} does not say which token ends a text.")
-    return encode_only(trained.tokenizer, end, source, folder)
+    return encode_only(TokenizerChoice(path=str(trained.checkpoint.path)), source, folder)
 
 
 def measure(trained: Trained, part: Prepared, stride: int | None = None) -> Measured:
@@ -134,15 +130,7 @@ def score(trained: Trained, prepared: Prepared, stride: int | None = None, batch
     nats, tokens = 0.0, 0
     for batch in watched(loader, len(loader), "batches"):
         batch = {name: tensor.to(trained.device) for name, tensor in batch.items()}
-        total, valid = loss_sums(logits(trained, batch), batch["labels"])
+        total, valid = loss_sums(logits_of(trained.model, batch), batch["labels"])
         nats += total.item()
         tokens += int(valid.item())
     return nats, tokens
-
-
-def logits(trained: Trained, batch: dict[str, Tensor]) -> Tensor:
-    """Return the logits (B, T, V) of a batch."""
-    options = {"use_cache": False} if isinstance(trained.model, PreTrainedModel) else {}
-    output = trained.model(**model_inputs(batch), **options)
-    found: Tensor = output if isinstance(output, Tensor) else output.logits
-    return found
