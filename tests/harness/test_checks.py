@@ -8,12 +8,15 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
+import numpy as np
 import pytest
 from devtools import check_data, check_setup
 from devtools.findings import CheckResult, failure, ok, report, warning
+from mixtures import three_sets
 from places import PROJECT
 
 from lm.data.sources import Document
+from lm.data.tokenizer import train_tokenizer
 
 SHIPPED = PROJECT / "devtools" / "chat.jsonl"
 
@@ -224,6 +227,30 @@ def test_text_in_another_encoding_is_a_failure_with_its_file(tmp_path: Path) -> 
     folder = texts(tmp_path / "latin", *GOOD)
     (folder / "latin.txt").write_bytes("Grüße".encode("latin-1"))
     assert "latin.txt is not UTF-8" in said(data(folder), "failure")
+
+
+def test_each_set_of_a_mixture_is_looked_at(corpus: Path, tmp_path: Path) -> None:
+    findings = data(corpus, "data=mixture", three_sets(corpus, tmp_path))
+    told, warned = said(findings, "ok"), said(findings, "warning")
+    assert not said(findings, "failure") and "talks: 23 documents are copies of another" in warned
+    for name, share in (("poems", "50.0%"), ("jsonl", "30.0%"), ("talks", "20.0%")):
+        checks = {finding.check for finding in findings if finding.message.startswith(f"{name}: ")}
+        assert checks == {"read", "split", "files", "tokens", "lengths", "batches", "mixture"}
+        assert f"{name}: {share} of the mixture, seen " in told
+    assert "needs to know which sets" in said(data(corpus, "data=mixture"), "failure")
+    (tmp_path / "rows.jsonl").write_text('{"story": "alone"}\n{"tale": 1}\n', encoding="utf-8")
+    sets = f"data.sets={{jsonl:{{path:'{tmp_path / 'rows.jsonl'}',column:story,weight:1}}}}"
+    assert "rows.jsonl:2 has no text in the column 'story'" in said(data(corpus, "data=mixture", sets), "failure")
+
+
+def test_tokens_are_not_taken_for_damaged_text(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(GOOD, 300, len(GOOD))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    ids = [token for text in GOOD for token in [*tokenizer.encode(text).ids, 0]]
+    np.array(ids, dtype="uint16").tofile(tmp_path / "tokens.bin")
+    findings = data(tmp_path / "tokens.bin", "data=tokens", f"data.tokenizer.path={tmp_path}")
+    assert {finding.level for finding in findings} == {"ok"}, findings
+    assert {finding.check for finding in findings} == {"files", "tokens", "lengths", "batches"}
 
 
 @pytest.mark.slow

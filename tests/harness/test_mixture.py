@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mixtures import three_sets
 from omegaconf import DictConfig
 
 from conftest import SMALL
@@ -69,16 +70,7 @@ def test_what_is_no_weight_is_a_sentence(weight: object) -> None:
 
 @pytest.fixture
 def three(corpus: Path, tmp_path: Path) -> str:
-    """The corpus, a table of rows and conversations, at 0.5, 0.3 and 0.2."""
-    table = tmp_path / "rows.jsonl"
-    table.write_text("".join(json.dumps({"story": f"row {n} " * 9}) + "\n" for n in range(30)), encoding="utf-8")
-    talks = tmp_path / "talks.jsonl"
-    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    talks.write_text("".join(json.dumps({"messages": turns * (n % 7 + 1)}) + "\n" for n in range(30)), encoding="utf-8")
-    return (
-        f"data.sets={{poems:{{data:text,path:'{corpus}',weight:0.5}},jsonl:{{path:'{table}',column:story,weight:0.3}},"
-        f"talks:{{data:chat,path:'{talks}',weight:0.2}}}}"
-    )
+    return three_sets(corpus, tmp_path)
 
 
 def test_three_sets_have_one_tokenizer_and_a_validation_loss_each(

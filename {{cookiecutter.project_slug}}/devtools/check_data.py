@@ -9,7 +9,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +24,13 @@ from omegaconf import DictConfig
 from devtools.findings import CheckResult, failure, ok, report, warning
 from harness.config.check import check
 from harness.config.compose import compose, hydra_errors_as_user_errors
-from harness.data.material import Material, build_sources
+from harness.data.arrays import ArraySource
+from harness.data.sets import materials_of, weights_of
 from harness.data.split import SPLITS
 from harness.errors import UserError
 from harness.run import environment
-from lm.data.prepare import Prepared, prepare_data
+from lm.data.prepare import Prepared
+from lm.data.sets import prepare_all
 from lm.data.sources import Document
 
 if TYPE_CHECKING:  # torch is imported after the environment is set
@@ -79,15 +81,21 @@ def findings(overrides: Sequence[str]) -> Iterator[CheckResult]:
             cfg = compose(overrides)
             check(cfg)
             environment.apply(cfg.env)
-            source, validation = build_sources(cfg.data)
-            source.check()
-            material = Material(source, validation, cfg.data.val_fraction, cfg.seed, cfg.data.limit)
-            texts = look(material.documents())
-            yield from read(texts)
-            yield from split(texts)
+            for name, material in materials_of(cfg.data, cfg.seed).items():
+                material.check()
+                if isinstance(material.source, ArraySource):  # no text: it is looked at as tokens, below
+                    continue
+                texts = look(material.documents())
+                yield from of_set(name, read(texts))
+                yield from of_set(name, split(texts))
             yield from prepared(cfg)
     except UserError as error:
         yield failure("data", error.what, error.cure or "See the message.")
+
+
+def of_set(name: str, findings: Iterable[CheckResult]) -> Iterator[CheckResult]:
+    """Yield findings with the name of the set that they are about, where there are several."""
+    yield from (replace(finding, message=f"{name}: {finding.message}") if name else finding for finding in findings)
 
 
 def read(texts: Texts) -> Iterator[CheckResult]:
@@ -123,23 +131,33 @@ def split(texts: Texts) -> Iterator[CheckResult]:
 
 
 def prepared(cfg: DictConfig) -> Iterator[CheckResult]:
-    """Stages 3 and 4: the prepared files as a run would find them, tokens and labels, and the rows of a batch."""
+    """Stages 3 and 4: the prepared files as a run would find them, tokens and labels, and the rows of a batch, set by
+    set."""
     from lm.data.datamodule import windows
     from lm.models.build import context_length, model_config, vocabulary_size
 
     config = model_config(cfg.model)
     context, vocabulary = context_length(cfg.model, config), vocabulary_size(cfg.model, config)
-    data = prepare_data(cfg, vocabulary, sums=True)
+    sizes = {}
+    for name, data in prepare_all(cfg, vocabulary, sums=True).items():
+        yield from of_set(name, files(data))
+        for split in SPLITS:
+            if data.meta[split]["tokens"]:
+                dataset = windows(data, split, context, packing=cfg.data.packing)
+                sizes[split, name] = len(dataset)
+                yield from of_set(name, tokens(data, split, vocabulary))
+                yield from of_set(name, lengths(data, split, context, cfg))
+                yield from of_set(name, rows(dataset, split, cfg, alone=not name))
+    if cfg.data.get("sets"):
+        yield from weights(cfg, {name: size for (split, name), size in sizes.items() if split == "train"})
+
+
+def files(data: Prepared) -> Iterator[CheckResult]:
     if data.damage:
         message = f"{data.folder.as_posix()} was damaged: {data.damage}. It has been prepared again."
         yield warning("files", message, "Look after the disk: train again what was trained on it since.")
     else:
         yield ok("files", f"{data.folder.as_posix()}: sizes and checksums are those that were written")
-    for split in SPLITS:
-        if data.meta[split]["tokens"]:
-            yield from tokens(data, split, vocabulary)
-            yield from lengths(data, split, context, cfg)
-            yield from rows(windows(data, split, context, packing=cfg.data.packing), split, cfg)
 
 
 def tokens(data: Prepared, split: str, vocabulary: int) -> Iterator[CheckResult]:
@@ -164,12 +182,13 @@ def lengths(data: Prepared, split: str, context: int, cfg: DictConfig) -> Iterat
         yield ok("lengths", message)
 
 
-def rows(dataset: "Rows", split: str, cfg: DictConfig) -> Iterator[CheckResult]:
+def rows(dataset: "Rows", split: str, cfg: DictConfig, *, alone: bool) -> Iterator[CheckResult]:
     from lm.batch import NO_LABEL
 
-    if split == "train" and cfg.data.batch_size != "auto" and len(dataset) < cfg.data.batch_size:
+    needed = cfg.data.batch_size if alone and cfg.data.batch_size != "auto" else 1  # sets of a mixture share batches
+    if split == "train" and len(dataset) < needed:
         cure = "Use more text, or lower data.batch_size."
-        yield failure("batches", f"{split}: {len(dataset)} rows do not fill a batch of {cfg.data.batch_size}.", cure)
+        yield failure("batches", f"{split}: {len(dataset)} rows do not fill a batch of {needed}.", cure)
         return
     labels = [int((dataset[index]["labels"][1:] != NO_LABEL).sum()) for index in range(len(dataset))]
     without = sum(count == 0 for count in labels)
@@ -182,6 +201,14 @@ def rows(dataset: "Rows", split: str, cfg: DictConfig) -> Iterator[CheckResult]:
         )
     else:
         yield ok("batches", message)
+
+
+def weights(cfg: DictConfig, sizes: dict[str, int]) -> Iterator[CheckResult]:
+    """The mixture: how often each set is seen while all together are trained on once."""
+    total = sum(sizes.values())
+    for (name, size), weight in zip(sizes.items(), weights_of(cfg.data.sets), strict=True):
+        share = f"{name}: {float(weight):.1%} of the mixture, seen {float(weight * total / max(1, size)):.1f} times"
+        yield ok("mixture", f"{share} in {total:,} windows")
 
 
 def _percentiles(values: npt.NDArray[np.int64]) -> str:

@@ -37,6 +37,13 @@ def materials(sets: Mapping[str, Mapping[str, Any]], val_fraction: float, seed: 
     return found
 
 
+def materials_of(data: DictConfig, seed: int) -> dict[str, Material]:
+    """Return the documents of a data config by the names of its sets; "" where it is one. Raises UserError."""
+    if data.get("sets") is not None:
+        return materials(data.sets, data.val_fraction, seed)
+    return {"": Material(*build_sources(data), data.val_fraction, seed, data.limit)}
+
+
 def check_material(data: DictConfig, seed: int) -> None:
     """Look whether there is something to read, of one source or of each set. Raises UserError."""
     if "source" in data:
