@@ -5,7 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import PROJECT
+from processes import Process, Started
 
+from harness.config.compose import compose
+from harness.data.material import build_sources
 from harness.data.tables import HfSource
 from harness.errors import UserError
 from lm.data.prepare import Recipe, prepare
@@ -80,6 +84,90 @@ def test_the_second_start_opens_no_socket(
     assert prepare(HfSource(NAME, config="short"), recipe, tmp_path / "p").folder == first
     assert "datasets" not in sys.modules
     assert HfSource(NAME, config="long").fingerprint() != HfSource(NAME, config="short").fingerprint()
+
+
+def test_wikitext_is_found_in_the_cache_by_its_configs(cache: Path) -> None:
+    snapshot = cache / "datasets--Salesforce--wikitext" / "snapshots" / COMMIT
+    configs = ("wikitext-103-raw-v1", "wikitext-2-raw-v1")
+    for name in configs:
+        (snapshot / name).mkdir(parents=True)
+        for split in ("train", "test"):
+            rows = {"text": [f" = {name} = ", f"an article to {split}"]}
+            datasets.Dataset.from_dict(rows).to_parquet(str(snapshot / name / f"{split}-00000-of-00001.parquet"))
+    files = "\n".join(f"- config_name: {n}\n  data_files:\n  - {{split: train, path: {n}/train-*}}" for n in configs)
+    (snapshot / "README.md").write_text(f"---\nconfigs:\n{files}\n---\n", encoding="utf-8")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(COMMIT, encoding="utf-8")
+    for overrides, name in (([], configs[1]), ([f"data.config={configs[0]}"], configs[0])):
+        source, _ = build_sources(compose(["data=wikitext", *overrides]).data)
+        source.check()
+        assert [document.text for document in source.documents()] == [f" = {name} = ", "an article to train"]
+
+
+# `python train.py` on a machine that cannot open a socket, nor ask for a name.
+ALONE = """
+import runpy, sys
+def refuse(event, arguments):
+    if event in ("socket.__new__", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+        raise RuntimeError(f"no network: {event} {arguments}")
+sys.addaudithook(refuse)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def written(form: str, folder: Path, cache: Path) -> tuple[str, str]:
+    """Write 60 rows in one of the forms of `datasets`; return where they are, and their column."""
+    texts = [f"poem {number} of the rose and the thorn, and of the {number * 7} bees" for number in range(60)]
+    table = datasets.Dataset.from_dict({"poem": texts, "number": range(60)})
+    if form == "saved":
+        table.save_to_disk(str(folder), num_shards=2)
+    elif form == "saved with splits":
+        datasets.DatasetDict({"train": table, "test": table.select(range(5))}).save_to_disk(str(folder))
+    elif form == "arrow":
+        table.save_to_disk(str(folder / "saved"))
+        return str(next((folder / "saved").glob("*.arrow"))), "poem"
+    elif form == "parquet":
+        folder.mkdir()
+        for number in range(2):
+            table.shard(2, number).to_parquet(str(folder / f"train-{number}.parquet"))
+    elif form == "repository of JSON lines":
+        folder.mkdir()
+        table.to_json(str(folder / "train.jsonl"))
+        (folder / "README.md").write_text("---\nconfigs: [{config_name: a, data_files: train.jsonl}]\n---\n", "utf-8")
+    else:
+        (cache / "datasets--someone--poems" / f".whole-{COMMIT}").touch()  # as fetching leaves it
+        return NAME, "text"
+    return str(folder), "poem"
+
+
+FORMS = ("saved", "saved with splits", "arrow", "parquet", "repository of JSON lines", "a hub's cache")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_trains_and_the_second_start_needs_no_socket(
+    form: str, cache: Path, tmp_path: Path, small: list[str]
+) -> None:
+    path, column = written(form, tmp_path / "data", cache)
+    part = {"repository of JSON lines": ["data.config=a"], "a hub's cache": ["data.config=short"]}.get(form, [])
+    line = [
+        *small,
+        "data=hf",
+        f"data.path={path}",
+        f"data.column={column}",
+        *part,
+        f"data.prepared={tmp_path / 'prepared'}",
+    ]
+    place = {"HF_HUB_CACHE": str(cache), "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
+    first = Process(tmp_path, [*line, "trainer.max_steps=2"], **place)
+    assert first.ended() == 0 and "Prepared " in first.output, first.output
+    (made,) = (tmp_path / "prepared").glob("[!.]*")
+    before = {file.name: file.stat().st_mtime_ns for file in made.iterdir()}
+    for more in ("trainer.max_steps=4", "run.name=another"):  # going on, and anew
+        alone = Started(tmp_path, ["-c", ALONE, str(PROJECT / "train.py"), *line, "trainer.max_steps=4", more], **place)
+        assert alone.ended() == 0 and "Prepared " not in alone.output, alone.output
+    assert {file.name: file.stat().st_mtime_ns for file in made.iterdir()} == before
 
 
 def test_what_is_not_here_is_named_with_the_command_that_fetches_it(cache: Path) -> None:

@@ -127,7 +127,9 @@ class HfSource(RowSource):
             self.files = self.found
 
     def check(self) -> None:
-        if not self.on_hub:
+        if self.found and (self.config or self.split):
+            FileSource.check(self)
+        elif not self.on_hub:
             super().check()
 
     @property
