@@ -130,10 +130,13 @@ class Obstruct(Callback):
             (folder / "filler").unlink() if self.kind == "full" else forbid(folder / "checkpoints", False)
 
 
-def fill(folder: Path) -> None:
-    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+def fill(folder: Path, leave: int = 0) -> None:
+    """Fill the disk of a folder, but for so many bytes."""
+    filler = folder / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
+    os.truncate(filler, filler.stat().st_size - leave)
 
 
 def forbid(folder: Path, forbidden: bool) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import random
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from exactness import assert_same, newest
 
+from conftest import WORDS
 from harness.checkpoint import keep, preflight, read, write
 from harness.errors import UserError
 from harness.run.folder import Run
@@ -126,6 +128,40 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("no file system can be mounted here")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)  # a logger may still have a file open
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("megabytes", [0, 0.4, 2])
+def test_a_disk_that_is_full_while_data_are_prepared_is_a_sentence_and_the_same_command_goes_on(
+    corpus, small_disk, tmp_path, command, megabytes
+) -> None:
+    """With room for nothing, for the tokenizer, and for a part of the tokens."""
+    text = tmp_path / "text.txt"
+    draw = random.Random(0)
+    text.write_text("\n\n".join(" ".join(draw.choices(WORDS, k=300)) for _ in range(1000)), encoding="utf-8")  # 1.4 MB
+    line = (
+        "prepare",
+        "model=tiny",
+        "data=text",
+        f"data.path={text}",
+        "data.val_fraction=0.1",
+        "data.tokenizer.kind=bytes",
+    )
+    fill(small_disk, leave=int(megabytes * 2**20))
+    full = command(*line, f"data.prepared={small_disk / 'prepared'}")
+    assert full.returncode == 2 and "Traceback" not in full.stderr, full.stderr
+    assert "No space left on device" in full.stderr and "the same command goes on where it was" in full.stderr
+    assert not list((small_disk / "prepared").glob("[!.]*")), "what is half made must not be taken for data"
+    (small_disk / "filler").unlink()
+    again = command(*line, f"data.prepared={small_disk / 'prepared'}")
+    straight = command(*line, f"data.prepared={tmp_path / 'straight'}")
+    assert (again.returncode, straight.returncode) == (0, 0), again.stderr + straight.stderr
+    found, expected = (
+        {file.name: file.read_bytes() for file in root.glob("[!.]*/*")}
+        for root in (small_disk / "prepared", tmp_path / "straight")
+    )
+    assert found == expected != {}
+    assert not [path for path in (small_disk / "prepared").iterdir() if path.is_dir() and path.name.startswith(".")]
 
 
 LOUD = (*RUN, "logger=default", "callbacks.samples.every_n_steps=1")  # every file that a run writes

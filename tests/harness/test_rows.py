@@ -2,16 +2,22 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.utils import instantiate
 
 from harness.config.compose import compose
+from harness.data.arrays import ArraySource
+from harness.data.files import Files
 from harness.data.tables import CsvSource, HfSource, JsonlSource, RowSource
 from harness.errors import UserError
+from lm.data.chat import ChatSource
 from lm.data.prepare import Recipe, prepare
 from lm.data.sources import TextSource
+from lm.data.tokenizer import TokenizerChoice, train_tokenizer
 
 TEXTS = ["a poem,\nof two lines", 'with "quotes"', "Grüße 😊"]
 
@@ -100,6 +106,96 @@ def test_each_bad_line_is_a_sentence_with_file_and_line_or_is_left_out_and_liste
     caplog.clear()
     prepare(JsonlSource(str(file), on_bad="skip"), recipe, root)
     assert not caplog.text, "said once"
+
+
+GOOD = [f"a good row with the number {number}" for number in range(40)]
+
+
+def an_unknown_role(folder: Path) -> tuple[type[Files], Path]:
+    file, talk = folder / "talks.jsonl", [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    talks = [*([{"role": "user", "content": row}, talk[1]] for row in GOOD), [{**talk[0], "role": "wizard"}]]
+    file.write_text("".join(json.dumps({"messages": each}) + "\n" for each in talks), encoding="utf-8")
+    return ChatSource, file
+
+
+def a_row_of_a_table_without_the_column(folder: Path) -> tuple[type[Files], Path]:
+    (folder / "rows.csv").write_text("n,text\n" + "".join(f"1,{row}\n" for row in GOOD) + "2\n", encoding="utf-8")
+    return CsvSource, folder / "rows.csv"
+
+
+def bytes_that_are_not_utf8_in_a_table(folder: Path) -> tuple[type[Files], Path]:
+    a_row_of_a_table_without_the_column(folder)
+    (folder / "rows.csv").write_text("text\n" + "\n".join(GOOD), encoding="utf-8")
+    (folder / "spoiled.csv").write_bytes(b"text\ncaf\xe9\n")
+    return CsvSource, folder
+
+
+def a_row_of_parquet_without_text(folder: Path) -> tuple[type[Files], Path]:
+    import datasets
+
+    datasets.Dataset.from_dict({"text": [*GOOD, None]}).to_parquet(str(folder / "rows.parquet"))
+    return HfSource, folder / "rows.parquet"
+
+
+def a_shard_that_is_cut(folder: Path, suffix: str = ".parquet") -> tuple[type[Files], Path]:
+    import datasets
+
+    datasets.Dataset.from_dict({"text": GOOD}).to_parquet(str(folder / "a.parquet"))
+    whole = (folder / "a.parquet").read_bytes()
+    (folder / "b.parquet").write_bytes(whole[: len(whole) // 2])
+    return HfSource, folder
+
+
+def a_token_beyond_the_vocabulary(folder: Path) -> tuple[type[Files], Path]:
+    tokenizer = train_tokenizer(GOOD, 300, len(GOOD))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    ids = [token for row in [*GOOD, "the last"] for token in [*tokenizer.encode(row).ids, 0]]
+    np.array([*ids[:-2], 50_000, 0], dtype="uint16").tofile(folder / "tokens.bin")
+    return ArraySource, folder / "tokens.bin"
+
+
+SPOILED = {
+    an_unknown_role: (r"talks\.jsonl:41", "the role 'wizard' is none of system"),
+    a_row_of_a_table_without_the_column: (r"rows\.csv:42", "has no text in the column 'text'"),
+    bytes_that_are_not_utf8_in_a_table: (r"spoiled\.csv", "not UTF-8"),
+    a_row_of_parquet_without_text: (r"rows\.parquet:40", "has no text in the column 'text'"),
+    a_shard_that_is_cut: (r"b\.parquet", "is not a whole parquet file"),
+    a_token_beyond_the_vocabulary: (r"tokens\.bin, position \d+", "is token 50,000, beyond the tokenizer's"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED)
+def test_what_is_spoiled_is_a_sentence_with_its_place_or_is_left_out_counted_and_listed(
+    spoil: Callable[[Path], tuple[type[Files], Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder, root, (where, why) = tmp_path / "data", tmp_path / "prepared", SPOILED[spoil]
+    folder.mkdir()
+    kind, path = spoil(folder)
+    given = TokenizerChoice(path=str(folder)) if kind is ArraySource else None
+    with pytest.raises(UserError, match=f"{where}.*{why}"):
+        prepare(kind(str(path)), Recipe(300, 0.3, 0), root, choice=given)
+    assert not [each for each in root.iterdir() if each.is_dir()], "nothing half written"
+    prepared = prepare(kind(str(path), on_bad="skip"), Recipe(300, 0.3, 0), root, choice=given)
+    (listed,) = [json.loads(line) for line in (prepared.folder / "skipped.jsonl").read_text("utf-8").splitlines()]
+    assert re.search(where, listed["where"]) and re.search(why, listed["why"])
+    assert sum(prepared.meta[split]["documents"] for split in ("train", "val")) == len(GOOD)
+    assert "1 rows or files cannot be used and were left out" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [TextSource, JsonlSource, CsvSource, ChatSource])
+def test_empty_files_are_a_sentence(kind: type[Files], tmp_path: Path) -> None:
+    suffix = getattr(kind, "suffixes", (".txt",))[0]
+    for name in ("a", "b"):
+        (tmp_path / f"{name}{suffix}").touch()
+    with pytest.raises(UserError, match="There is no text in .*: 2 files, all empty"):
+        prepare(kind(str(tmp_path)), Recipe(300, 0.3, 0), tmp_path / "p")
+    assert not (tmp_path / "p").exists()
 
 
 def test_files_that_are_not_text_are_left_out_and_listed(tmp_path: Path) -> None:
