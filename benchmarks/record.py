@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from timing import Outcome, Spread, ratio
+from timing import Bar, Outcome, Spread, ratio
 
 HERE = Path(__file__).parent
 RESULTS, PAGE, README = HERE / "results", HERE / "RESULTS.md", HERE.parent / "README.md"
@@ -31,7 +31,7 @@ def result(name: str, outcome: Outcome, machine: dict[str, Any]) -> Result:
     }
     bars = [
         asdict(bar)
-        | {clock: asdict(ratio(outcome.samples, bar.of, bar.over, clock)) for clock in {*clocks, bar.clock}}
+        | {clock: asdict(ratio(outcome.samples, bar.of, bar.over, clock)) for clock in _clocks(bar, clocks)}
         | {"judged_by": bar.clock}
         for bar in outcome.bars
     ]  # fmt: skip
@@ -41,6 +41,11 @@ def result(name: str, outcome: Outcome, machine: dict[str, Any]) -> Result:
         "rate": outcome.rate_unit, "memory": outcome.memory, "machine": machine, "contestants": contestants,
         "bars": bars, "notes": outcome.notes,
     }  # fmt: skip
+
+
+def _clocks(bar: Bar, clocks: Sequence[str]) -> set[str]:
+    """Return what a bar is told by: of a number, which is no contestant, only what it is a number of."""
+    return {*clocks, bar.clock} if isinstance(bar.over, str) else {bar.clock}
 
 
 def save(kind: str, found: Result) -> Path:
@@ -75,8 +80,9 @@ def table(found: Result) -> str:
         rows.append(row + [f"{times['megabytes']:,.0f}"] * bool(found["memory"]))
     ratios = [["ratio", "wall", *["CPU"] * cpu, "to reach"]]
     for bar in found["bars"]:
-        counted = f"{bar['says']}: {_ratio(bar['steps'])}" if "steps" in bar else bar["says"]
-        ratios.append([counted, *(_ratio(bar[clock]) for clock in ("wall", "cpu")[: 1 + cpu]), _limit(bar)])
+        counted = "".join(f": {_ratio(bar[clock])}" for clock in ("steps", "megabytes") if clock in bar)
+        times = [_ratio(bar[clock]) if clock in bar else "" for clock in ("wall", "cpu")[: 1 + cpu]]
+        ratios.append([f"{bar['says']}{counted}", *times, _limit(bar)])
     return "\n\n".join(["\n".join(_lines(rows)), "\n".join(_lines(ratios)), *found["notes"]])
 
 
@@ -113,7 +119,7 @@ def _limit(bar: dict[str, Any]) -> str:
 
 
 def _clock(bar: dict[str, Any]) -> str:
-    return {"cpu": "CPU time", "wall": "wall time", "steps": "number"}[bar["judged_by"]]
+    return {"cpu": "CPU time", "wall": "wall time", "steps": "number", "megabytes": "memory"}[bar["judged_by"]]
 
 
 def page(not_run: dict[str, str]) -> str:

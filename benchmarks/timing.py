@@ -108,21 +108,24 @@ class Spread:
         return (self.high - self.low) / abs(self.median) if self.median else 0.0
 
 
-def ratio(samples: Samples, of: str, over: str, clock: str) -> Spread:
-    """Return how many times as long `of` takes as `over`: the median of the rounds' ratios, and their quartiles."""
-    first, second = ([getattr(sample, clock) for sample in samples[name]] for name in (of, over))
+def ratio(samples: Samples, of: str, over: str | float, clock: str) -> Spread:
+    """Return how many times as long `of` takes as `over`, or as much as that number: the median of the rounds' ratios,
+    and their quartiles."""
+    first = [getattr(sample, clock) for sample in samples[of]]
+    second = [getattr(sample, clock) for sample in samples[over]] if isinstance(over, str) else [over] * len(first)
     return Spread.of([a / b for a, b in zip(first, second, strict=True)])
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A ratio that is to be reached: `of` over `over`, at most `limit`, by the clock that shows it best."""
+    """A ratio that is to be reached: `of` over `over`, which may be a number, at most `limit`, by the clock that shows
+    it best."""
 
     says: str
     of: str
-    over: str
+    over: str | float
     limit: float | None = None  # None: told, not demanded
-    clock: str = "cpu"  # or "wall", or "steps"
+    clock: str = "cpu"  # or "wall", "steps", "megabytes"
 
 
 @dataclass
