@@ -10,6 +10,7 @@ import pytest
 from harness.data.arrays import ArraySource
 from harness.errors import UserError
 from lm.data.prepare import Prepared, Recipe, prepare
+from lm.data.sets import prepare_sets
 from lm.data.tokenizer import TokenizerChoice, train_tokenizer
 
 TEXTS = [f"a text, number {number} of forty\n" for number in range(40)]
@@ -93,3 +94,16 @@ def test_such_files_train_and_score(
     evaluate(str(folder), str(tmp_path / "val.bin"), [], as_json=True)
     held_out, again = (json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{"))
     assert held_out["loss"] == again["loss"] and held_out["bytes"] == again["bytes"] == 4 * sum(map(len, TEXTS))
+
+
+def test_in_a_mixture_they_ask_for_their_tokenizer(ids: list[int], tokenizer: Path, tmp_path: Path) -> None:
+    np.array(ids, dtype="uint16").tofile(tmp_path / "tokens.bin")
+    (tmp_path / "text.txt").write_text("\n\n".join(TEXTS * 400), encoding="utf-8")
+    sets = {
+        "tokens": {"path": str(tmp_path / "tokens.bin"), "weight": 1},
+        "text": {"path": str(tmp_path / "text.txt"), "weight": 1},
+    }
+    with pytest.raises(UserError, match=r"needs the tokenizer .*data\.tokenizer\.path=PATH"):
+        prepare_sets(sets, RECIPE, tmp_path / "p", TokenizerChoice())
+    _, parts = prepare_sets(sets, RECIPE, tmp_path / "p", TokenizerChoice(path=str(tokenizer)))
+    assert sum(parts["tokens"].meta[split]["documents"] for split in ("train", "val")) == len(TEXTS)
