@@ -13,11 +13,12 @@ SIGNAL = "scipy.signal"
 class _Signal(ModuleType):
     """Stands in for scipy.signal until anything but its old name `hamming` is asked for."""
 
-    hamming = None
-
     def __init__(self) -> None:
         super().__init__(SIGNAL)
         self.__spec__ = ModuleSpec(SIGNAL, None)  # who asks whether it can be imported is told so
+
+    def hamming(self, *arguments: Any, **options: Any) -> Any:
+        return self.windows.hamming(*arguments, **options)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in ("__path__", "__all__"):  # `inspect` looks at all modules' __file__
