@@ -55,11 +55,11 @@ STOPS = {
     "Debug: 14m clean": STEP,
     "Debug: 14m, gradient checkpointing added": STEP,
     "Debug: 14m, bf16 added to that": STEP,
-    "Debug: data, decoded with labels": Place("lm/data/show.py", "zip(tokens[", "len(tokens)", "256"),
-    "Debug: chat data": Place("lm/data/chat.py", "yield Document(", "messages[0]['role'] in ROLES", "True"),
+    "Debug: data, decoded with labels": Place("lm/data/show.py", "pieces = []", "len(row['labels'])", "256"),
+    "Debug: chat data": Place("lm/data/chat.py", "return Document(name", "normalized(row)[-1]['role']", "'assistant'"),
     "Debug: nan, stop where it appears": STEP,
     "Debug: resume": STEP._replace(expression="self.trainer.global_step", value="2"),
-    "Debug: generate": Place("lm/inference/generate.py", "for piece in", "max_tokens", "20"),
+    "Debug: generate": Place("lm/inference/generate.py", "for piece in", "how['max_tokens']", "20"),
     "Debug: current test file": Place("tests/test_model.py", "labels[0, 5:] =", "tuple(labels.shape)", "(2, 16)"),
 }
 
