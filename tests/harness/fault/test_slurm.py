@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.skipif(sys.platform == "win32", rea
 RUN = ("trainer.max_steps=12", "checkpoint.every_n_steps=1", "checkpoint.keep_last=9", "callbacks.samples=null",
        "logger=csv", "trainer.log_every_n_steps=1", "+callbacks.slow={_target_:hooks.Slow,seconds:1}")  # fmt: skip
 SLURM = ("launcher=slurm", "launcher.time=60")
+ASKING: list[subprocess.Popen[bytes]] = []
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +54,9 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 patch.setenv(name, value)
             yield
     finally:
+        for process in ASKING:
+            process.kill()
+            process.wait()
         subprocess.run([program, "stop", str(folder)], check=False)
 
 
@@ -98,10 +101,10 @@ def slurms(*words: str) -> None:
 
 
 def preempt(seen: squeue.Seen | None) -> None:
-    """Send what a job gets before its time is up."""
+    """Send what a job gets before its time is up. scancel may ask again and again when the job has gone already, for
+    minutes in which the other jobs would end: it is not waited for."""
     assert seen is not None
-    with suppress(subprocess.TimeoutExpired):  # scancel may ask again and again, when the job has gone already
-        subprocess.run(["scancel", "--signal=USR2", seen.id], check=False, capture_output=True, timeout=PATIENCE)
+    ASKING.append(subprocess.Popen(["scancel", "--signal=USR2", seen.id], stderr=subprocess.DEVNULL))
 
 
 def requeue(seen: squeue.Seen | None) -> None:
