@@ -1,6 +1,6 @@
 # Every target does its own set-up: virtual environments, pinned dependencies, a freshly made project.
 #   make demo        make a project in ./demo and train it on text that is already on this machine
-#   make test        the tests of the template, of the machinery (fast ones) and of a project made from it: half an hour
+#   make test        the tests of the template, of the machinery (fast ones) and of a project made from it: a quarter of an hour
 #   make test-all    the slow and the fault suites as well, the debugger's sessions among them: hours
 #   make bench       what it costs, compared with what is on file for this kind of machine: five minutes
 #   make test-template   make test-harness   make test-project   make lint   make typecheck   make clean
