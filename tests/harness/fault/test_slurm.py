@@ -28,7 +28,6 @@ pytestmark = [pytest.mark.fault, pytest.mark.skipif(sys.platform == "win32", rea
 RUN = ("trainer.max_steps=12", "checkpoint.every_n_steps=1", "checkpoint.keep_last=9", "callbacks.samples=null",
        "logger=csv", "trainer.log_every_n_steps=1", "+callbacks.slow={_target_:hooks.Slow,seconds:1}")  # fmt: skip
 SLURM = ("launcher=slurm", "launcher.time=60")
-ASKING: list[subprocess.Popen[bytes]] = []
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +53,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 patch.setenv(name, value)
             yield
     finally:
-        for process in ASKING:
-            process.kill()
-            process.wait()
         subprocess.run([program, "stop", str(folder)], check=False)
 
 
@@ -100,11 +96,17 @@ def slurms(*words: str) -> None:
     subprocess.run(words, check=True, capture_output=True, timeout=PATIENCE)
 
 
-def preempt(seen: squeue.Seen | None) -> None:
-    """Send what a job gets before its time is up. scancel may ask again and again when the job has gone already, for
-    minutes in which the other jobs would end: it is not waited for."""
+def preempt(seen: squeue.Seen | None, run: Path) -> None:
+    """Send what a job gets before its time is up. scancel asks again and again, for minutes, and would send it to the
+    next attempt as well: it is ended when this one has."""
     assert seen is not None
-    ASKING.append(subprocess.Popen(["scancel", "--signal=USR2", seen.id], stderr=subprocess.DEVNULL))
+    asking = subprocess.Popen(["scancel", "--signal=USR2", seen.id], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + PATIENCE
+    while not run_folder.read(run)["attempts"][-1].get("reason"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    asking.kill()
+    asking.wait()
 
 
 def requeue(seen: squeue.Seen | None) -> None:
@@ -141,7 +143,7 @@ def test_jobs_that_are_preempted_or_killed_end_as_if_nothing_had_been(
     sweep = Sweep(tmp_path / "runs")
     first = Process(tmp_path / "w", words)
     first.until(lambda: sweep.is_at(0, 2))
-    preempt(sweep.seen(0))
+    preempt(sweep.seen(0), sweep.run(0))
     first.until(lambda: sweep.is_at(1, 2))
     requeue(sweep.seen(1))
     victim = 3  # which starts when others have ended
@@ -213,7 +215,7 @@ def test_the_ranks_of_a_job_stop_at_one_step_and_go_on(
     process = Process(tmp_path / "w", ["-m", *small, *RUN, *ranks, *SLURM])
     sweep = Sweep(tmp_path / "runs")
     process.until(lambda: sweep.is_at(0, 2))
-    preempt(sweep.seen(0))
+    preempt(sweep.seen(0), sweep.run(0))
     process.until(lambda: restarted(sweep, 0))
     assert process.ended() == 0, process.output
     assert newest(sweep.run(0)).manifest["ranks"] == 2
@@ -251,7 +253,7 @@ def test_one_big_run_by_torchrun_is_requeued_and_goes_on(slurm: None, small: lis
             time.sleep(0.5)
 
     wait(lambda: (run / "checkpoints" / "step-00000002").exists())
-    preempt(seen())
+    preempt(seen(), run)
     wait(lambda: state() == "PENDING")
     slurms("scontrol", "update", f"JobId={number}", "StartTime=now")
     wait(lambda: run_folder.read(run)["status"] == "finished")
