@@ -1,6 +1,7 @@
 """What generate, evaluate and replay build of a received run, and what they refuse: think like an attacker."""
 
 import re
+from contextlib import nullcontext
 
 import pytest
 from omegaconf import OmegaConf
@@ -212,3 +213,12 @@ def test_evaluating_a_received_run_makes_no_folder_elsewhere(train, command, cor
     done = command("evaluate.py", str(folder), "--trust", "data.prepared", cwd=here)
     assert done.returncode == 0 and elsewhere.exists(), done.stderr
     assert f"Reads {corpus} (data.path in {folder}/config.yaml)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("folder", "refused"), [("devtools/temp_debug/1", False), ("/etc", True), ("devtools/temp_debug/1/..", True)]
+)
+def test_what_a_debug_preset_sets_is_trusted_in_its_own_folder_alone(folder: str, refused: bool) -> None:
+    cfg = OmegaConf.create({"debug": {"folder": folder}, "env": {"HF_DATASETS_CACHE": "${debug.folder}/hf/datasets"}})
+    with pytest.raises(UserError, match="HF_DATASETS_CACHE") if refused else nullcontext():
+        refuse_untrusted(cfg, ["env"])

@@ -52,6 +52,10 @@ HARMLESS_VARIABLES = (
     "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "CUBLAS_WORKSPACE_CONFIG",
     "HF_HUB_DISABLE_TELEMETRY",
 )  # fmt: skip
+# What debug presets set: downloads of this project's debug folder, and of no other.
+OWN_CACHE = re.compile(
+    rf"(\$\{{debug\.folder\}}|({re.escape(PROJECT.as_posix())}/)?devtools/temp_debug/\d+)/hf/datasets"
+)
 ENVIRONMENT = re.compile(r"oc\.env:\s*([^,}]*)")
 RESOLVER = re.compile(r"\$\{\s*([\w.$ {}-]*?)\s*:")
 RESOLVERS = ("oc.env", "oc.select", "oc.decode", "oc.dict.keys", "oc.dict.values", "run_name", "project_folder")
@@ -100,7 +104,7 @@ def _doubts(node: Any, key: str) -> Iterator[tuple[str, str, str]]:
             elif "attn_implementation" in str(name) or place == "model.attention":
                 if "/" in str(value) or "${" in str(value):  # transformers would fetch a kernel from the hub
                     yield place, str(value), place
-            elif key == "env" and name not in HARMLESS_VARIABLES and value != "***":
+            elif key == "env" and not _is_harmless(str(name), value):
                 yield place, f"the environment variable {name}", place
             else:
                 yield from _doubts(value, place)
@@ -109,6 +113,11 @@ def _doubts(node: Any, key: str) -> Iterator[tuple[str, str, str]]:
             yield from _doubts(value, f"{key}.{index}")
     elif isinstance(node, str) and "${" in node:
         yield from _doubtful_interpolation(node, key)
+
+
+def _is_harmless(variable: str, value: Any) -> bool:
+    own = variable == "HF_DATASETS_CACHE" and OWN_CACHE.fullmatch(str(value))
+    return variable in HARMLESS_VARIABLES or value == "***" or bool(own)
 
 
 def _doubtful_interpolation(text: str, key: str) -> Iterator[tuple[str, str, str]]:
