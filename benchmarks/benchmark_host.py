@@ -123,7 +123,8 @@ def raw(cfg: Any, steps: int, warm_up: int) -> Sample:
         if step == warm_up:
             watch = Stopwatch()
         batch = next(batches)
-        total, labels = loss_sums(module.model(batch["input_ids"]), batch["labels"])
+        output = module.model(batch["input_ids"])
+        total, labels = loss_sums(getattr(output, "logits", output), batch["labels"])
         (total / labels.clamp(min=1)).backward()
         optimizer.step()
         optimizer.zero_grad()
