@@ -1,6 +1,9 @@
 """Written behind training, a checkpoint holds what there was when it was asked for, and fails as loudly."""
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,7 +13,7 @@ import pytest
 import torch
 from exactness import assert_same
 from lightning.pytorch import Callback
-from places import PATIENCE
+from places import PATIENCE, PROJECT
 
 from harness.checkpoint import read, write
 from harness.checkpoint.behind import Behind
@@ -90,6 +93,34 @@ def test_what_has_to_be_finite_is_looked_at_in_the_copy(tmp_path: Path) -> None:
     assert write.write(tmp_path / "copy", copied).manifest["not_finite"] is None
     spoiled = write.write(tmp_path / "now", made).manifest
     assert (spoiled["not_finite"], spoiled["score"]) == ("weights/w", None)
+
+
+TEAMS = """
+import sys
+from pathlib import Path
+import psutil, torch
+from harness.checkpoint.behind import Behind
+from harness.checkpoint.contents import contents
+from harness.checkpoint.snapshot import Snapshot
+from harness.checkpoint.write import write
+
+weights = {"w": torch.ones(1 << 20), "b": torch.ones(1 << 20, dtype=torch.bfloat16), "t": torch.ones(999, 999).t()}
+behind = Behind()
+made = Snapshot().take(contents(step=7, weights=weights, trainer={}, states={"weights": weights}))
+torch.ones(1 << 22).sum()  # training has a team by now
+before = len(psutil.Process().threads())
+behind.start(lambda: write(Path(sys.argv[1]), made))
+behind.wait()
+print(torch.get_num_threads(), len(psutil.Process().threads()) - before)
+"""
+
+
+def test_the_writer_opens_no_second_team_of_threads(tmp_path: Path) -> None:
+    # With more threads than cores OpenMP sleeps at its barriers: a step of a small model then took three times as long.
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(PROJECT)}
+    words = [sys.executable, "-c", TEAMS, str(tmp_path)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, encoding="utf-8", check=True)
+    assert done.stdout.split() == ["2", "1"]  # the writer alone
 
 
 def test_one_thing_at_a_time_and_what_it_raises_is_raised_to_who_waits() -> None:

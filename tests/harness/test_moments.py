@@ -98,3 +98,13 @@ def test_the_first_value_that_is_not_finite_is_named() -> None:
     assert first_non_finite(training_states(module, [optimizer])) == "exp_avg_sq/b.weight"
     assert first_non_finite({"a": [torch.tensor([1, 2]), torch.empty(0)], "b": {"c": torch.tensor(torch.nan)}}) == "b/c"
     assert first_non_finite({"large": torch.full((9,), 3e38)}) == ""  # a sum of squares would overflow
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_no_value_that_is_not_finite_is_missed(dtype: torch.dtype, value: float) -> None:
+    tensor = torch.full((3, 5), torch.finfo(dtype).max, dtype=dtype)
+    tensor[0] = torch.finfo(dtype).min
+    assert first_non_finite({"a": tensor, "transposed": tensor.t(), "alone": tensor[0, 0]}) == ""
+    tensor[1, 3] = value
+    assert first_non_finite({"good": torch.ones(2), "bad": tensor.t()}) == "bad"
