@@ -1,9 +1,14 @@
 """How many ranks train, and what is refused of devices before anything is made."""
 
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 import torch
+from places import PROJECT
 
 from harness.config.compose import compose
 from harness.errors import UserError
@@ -71,3 +76,30 @@ def test_devices_that_are_not_here_are_refused(
 def test_devices_that_are_here_are_not(devices: str, gpus: Callable[[int], None]) -> None:
     gpus(4)
     refuse_missing_devices(compose(["trainer=gpu", f"trainer.devices={devices}"]))
+
+
+FAULTS = """
+import resource, sys, torch
+from harness.config.compose import compose
+from harness.hardware import pick
+
+pick(compose(["trainer=cpu", "trainer.precision=32-true"]))
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def blocks(number):
+    for _ in range(number):
+        torch.ones(1 << 24)  # 64 MB, 16,384 pages
+blocks(4)
+before = faults()
+blocks(4)
+print((faults() - before) // 4)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc is not here")
+@pytest.mark.parametrize("chosen", [{}, {"MALLOC_TRIM_THRESHOLD_": "131072"}], ids=["kept", "the user's own"])
+def test_freed_memory_is_kept_on_a_cpu_unless_the_environment_says_otherwise(chosen: dict[str, str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment |= {"PYTHONPATH": str(PROJECT), **chosen}
+    words = [sys.executable, "-c", FAULTS]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, encoding="utf-8", check=True)
+    assert (int(done.stdout) > 1_000) == bool(chosen)

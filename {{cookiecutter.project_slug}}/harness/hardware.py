@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.config.global_batch import ranks_named
 from harness.errors import UserError
 from harness.fastest import Fastest, precisions, settled
+from harness.heap import keep_freed_memory
 from harness.probe import Kernels, Setting
 from harness.run.folder import Run
 from harness.sharding import is_sharded
@@ -68,6 +69,8 @@ def pick(
     not here (under `debug.strict`, or without a debug preset).
     """
     device, why_device = _device(cfg)
+    if device == "cpu":
+        keep_freed_memory()
     asked = str(cfg.trainer.get("precision", "auto"))
     if kernels and run and device not in _assumed and asked.startswith(TIMED):
         prepared = OmegaConf.select(cfg, "data.prepared")
