@@ -152,6 +152,14 @@ def pieces(decode: Callable[[list[int]], str], numbers: Iterable[int]) -> Iterat
         yield rest
 
 
+def tell(text: Iterable[str]) -> None:
+    """Print a text on stdout as its pieces arrive."""
+    for piece in text:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
 def _typed() -> str:
     """Return the next line, empty where there is none."""
     if not sys.stdin.isatty():

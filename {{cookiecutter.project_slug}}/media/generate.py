@@ -2,8 +2,8 @@
 files it is text: lm/inference/generate.py.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.console import pieces, say
+from harness.console import pieces, say, tell
 from harness.errors import UserError
 from lm.data.tokenizer import end_of_text
 from lm.inference import generate as text
@@ -50,11 +50,7 @@ def generate(
     how |= {"top_k": top_k or None, "max_tokens": min(max_tokens, trained.context - len(ids))}
     stop = end_of_text(trained.tokenizer, trained.model)
     tokens = text.sample(Shown(trained.model, row), ids, context=trained.context + 1, stop=stop, **how)
-    sys.stdout.write(prompt)
-    for piece in pieces(trained.tokenizer.decode, tokens):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    tell(chain([prompt], pieces(trained.tokenizer.decode, tokens)))
 
 
 def shown(trained: Trained, files: Mapping[str, Sequence[str]], prompt: str) -> tuple[dict[str, Tensor], list[int]]:

@@ -2,9 +2,9 @@
 
 import inspect
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.checkpoint.finite import refuse_unless_finite
-from harness.console import converse, pieces, say
+from harness.console import converse, pieces, say, tell
 from harness.data.files import text_lines
 from lm.data.tokenizer import end_of_text
 from lm.inference.load import Trained, device_of, load
@@ -60,11 +60,8 @@ def continue_one(trained: Trained, prompt: str | None, how: dict[str, Any]) -> i
         say(f"  slow: beyond {trained.context:,} tokens the older half is forgotten and the newer half read again")
     stop, made = end_of_text(trained.tokenizer, trained.model), list[int]()
     ids = sample(trained.model, start, context=trained.context, stop=stop, **how)
-    sys.stdout.write(prompt)
-    for piece in pieces(trained.tokenizer.decode, (made.append(token) or token for token in ids)):  # type: ignore[func-returns-value]
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    counted = (made.append(token) or token for token in ids)  # type: ignore[func-returns-value]
+    tell(chain([prompt], pieces(trained.tokenizer.decode, counted)))
     return len(made)
 
 
