@@ -1,10 +1,11 @@
 """Tokens per second of the default `python train.py` beside what others do by default: the 14M shape, 8 x 256, AdamW.
 
 Each as its own documents start it on this machine: nanoGPT's loop (fp32 on a CPU, gradients clipped), Hugging Face's
-Trainer, bare Lightning, litgpt's model in its loop; ours as a run of hours would be, all on. A peer that is not here is
-left out with a word: NANOGPT=FOLDER names a checkout of github.com/karpathy/nanoGPT, `pip install litgpt accelerate`.
+Trainer, bare Lightning, litgpt's model in its loop; ours as a run of hours would be, all on. Each in a process of its
+own. A peer that is not here is left out with a word: NANOGPT=FOLDER names a checkout of github.com/karpathy/nanoGPT, `pip install litgpt accelerate`.
 """
 
+import functools
 import importlib.util
 import os
 import sys
@@ -31,7 +32,7 @@ OURS, NANOGPT, HF, BARE, LITGPT = "`train.py`", "nanoGPT", "Hugging Face Trainer
 Step = Callable[[Tensor], Tensor]  # token ids (B, T) to a loss
 
 
-def measure(rounds: int = 7, *, short: bool = False) -> Outcome:
+def measure(rounds: int = 5, *, short: bool = False) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         words = [
             *project.overrides(Path(folder)), "model=14m", f"data.batch_size={ROWS}", "trainer.max_steps=20000",
@@ -39,7 +40,8 @@ def measure(rounds: int = 7, *, short: bool = False) -> Outcome:
             f"+callbacks.clock={{_target_:clock.Clock,steps:{STEPS},warm_up:{WARM_UP},ends:true}}",
         ]  # fmt: skip
         peers, absent = found(project.config(words), Path(folder))
-        samples = interleaved({OURS: lambda: project.timed_run(words), **peers}, rounds)
+        ours = functools.partial(project.apart, project.timed_run, words)
+        samples = interleaved({OURS: ours, **peers}, rounds)
     bars = [Bar(f"the default `train.py` over {peer}, a step", OURS, peer, clock="wall") for peer in peers]
     if NANOGPT in peers:  # as times as fast: 3.6 and 1.05
         bars[0] = Bar(bars[0].says, OURS, NANOGPT, 1 / 3.6 if fast_bf16() else 1 / 1.05, "wall")
@@ -54,12 +56,12 @@ def found(cfg: Any, folder: Path) -> tuple[dict[str, Callable[[], Sample]], list
     checkout = os.environ.get("NANOGPT")
     peers: dict[str, Callable[[], Sample]] = {}
     if checkout:
-        peers[NANOGPT] = lambda: loop(*nanogpt_14m(checkout))
-    peers[BARE] = lambda: lightning(cfg)
+        peers[NANOGPT] = functools.partial(project.apart, nanogpt_loop, checkout)
+    peers[BARE] = functools.partial(project.apart, lightning, cfg)
     if importlib.util.find_spec("accelerate"):
-        peers[HF] = lambda: hf_trainer(cfg, folder)
+        peers[HF] = functools.partial(project.apart, hf_trainer, cfg, folder)
     if importlib.util.find_spec("litgpt"):
-        peers[LITGPT] = lambda: loop(*litgpt())
+        peers[LITGPT] = functools.partial(project.apart, litgpt_loop)
     return peers, [name for name in (NANOGPT, HF, LITGPT) if name not in peers]
 
 
@@ -90,7 +92,7 @@ def nanogpt(checkout: str) -> tuple[Any, Any]:
     return GPT, GPTConfig
 
 
-def nanogpt_14m(checkout: str) -> tuple[nn.Module, torch.optim.Optimizer, Step]:
+def nanogpt_loop(checkout: str) -> Sample:
     torch.set_float32_matmul_precision("highest")
     gpt, config = nanogpt(checkout)
     model = gpt(config(CONTEXT, VOCABULARY, LAYERS, HEADS, WIDTH, dropout=0.0, bias=False))
@@ -99,10 +101,10 @@ def nanogpt_14m(checkout: str) -> tuple[nn.Module, torch.optim.Optimizer, Step]:
         block.mlp.c_fc = nn.Linear(WIDTH, hidden, bias=False)
         block.mlp.c_proj = nn.Linear(hidden, WIDTH, bias=False)
     optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
-    return model, optimizer, lambda tokens: model(tokens, tokens)[1]
+    return loop(model, optimizer, lambda tokens: model(tokens, tokens)[1])
 
 
-def litgpt() -> tuple[nn.Module, torch.optim.Optimizer, Step]:
+def litgpt_loop() -> Sample:
     from litgpt import GPT, Config  # type: ignore[import-not-found]
     from litgpt.utils import chunked_cross_entropy  # type: ignore[import-not-found]
 
@@ -113,7 +115,7 @@ def litgpt() -> tuple[nn.Module, torch.optim.Optimizer, Step]:
         intermediate_size=HIDDEN,
     ))  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, (0.9, 0.95), weight_decay=0.1)
-    return model, optimizer, lambda tokens: chunked_cross_entropy(model(tokens), tokens)
+    return loop(model, optimizer, lambda tokens: chunked_cross_entropy(model(tokens), tokens))
 
 
 class Bare(LightningModule):

@@ -2,11 +2,14 @@
 
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = HERE.parent
@@ -14,7 +17,8 @@ PROJECT = TEMPLATE / "{{cookiecutter.project_slug}}"
 sys.path.insert(0, str(PROJECT))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT), str(HERE), os.environ.get("PYTHONPATH", "")])
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-RUNS = itertools.count(1)  # each run of a benchmark is a new one
+T = TypeVar("T")
+RUNS = itertools.count(1)  # each run of a process is a new one
 
 
 def corpus(folder: Path, documents: int = 50) -> Path:
@@ -52,7 +56,7 @@ def train(words: list[str]) -> Any:
     from lm import fit
 
     fit.print_summary = lambda *_, **__: None  # type: ignore[assignment]
-    cfg = config([*words, f"run.name=benchmark-{next(RUNS)}"])
+    cfg = config([*words, f"run.name=benchmark-{os.getpid()}-{next(RUNS)}"])
     fit.train(cfg)
     return cfg
 
@@ -63,6 +67,13 @@ def timed_run(words: list[str]) -> Any:
 
     train(words)
     return Clock.last
+
+
+def apart(measurement: Callable[..., T], *arguments: Any) -> T:
+    """Return what a function of a module returns, called in a new process: what one contestant sets for its process,
+    its allocator, say, is nothing to another."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measurement, *arguments).result()
 
 
 def validation_loss(run: Path) -> float:
