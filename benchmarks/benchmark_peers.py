@@ -1,8 +1,9 @@
 """Tokens per second of the default `python train.py` beside what others do by default: the 14M shape, 8 x 256, AdamW.
 
-Each as its own documents start it on this machine: nanoGPT's loop (fp32 on a CPU, gradients clipped), Hugging Face's
-Trainer, bare Lightning, litgpt's model in its loop; ours as a run of hours would be, all on. Each in a process of its
-own. A peer that is not here is left out with a word: NANOGPT=FOLDER names a checkout of github.com/karpathy/nanoGPT, `pip install litgpt accelerate`.
+Each as its own documents start it on this machine, in a process of its own: nanoGPT's loop (fp32 on a CPU, gradients
+clipped), Hugging Face's Trainer, bare Lightning, litgpt's model in its loop; ours as a run of hours would be, all on. A
+peer that is not here is left out with a word: NANOGPT=FOLDER names a checkout of github.com/karpathy/nanoGPT,
+`pip install litgpt accelerate`.
 """
 
 import functools

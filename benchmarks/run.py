@@ -8,7 +8,8 @@
     plan    what --plan says of a run over what the run then takes
     peers   nanoGPT, Hugging Face's Trainer, Lightning at their defaults     sweep   jobs an hour, over cold starts
     limit   a step over its matrix products at the machine's peak            muon    steps to AdamW's loss
-    loss    time to nanoGPT's loss on Shakespeare, beside it                 gpu     124m on a GPU, beside nanoGPT
+    loss    time to nanoGPT's loss on Shakespeare, beside it                 heap    freed memory kept, over given back
+    gpu     124m on a GPU, beside nanoGPT
 
     --rounds N    how often contestants take turns        --short    a smaller measurement, for `make bench`
     --compare     fail where a ratio is a tenth worse than on file for this kind of machine; nothing is written
@@ -27,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 NAMES = (
     "host", "guard", "events", "step", "save", "resume", "start", "data", "report", "bake", "peers", "sweep", "limit",
-    "muon", "loss", "plan", "gpu",
+    "muon", "loss", "plan", "heap", "gpu",
 )  # fmt: skip
 SHORT = ("host", "start", "report", "bake")  # what `make bench` runs: under five minutes
 NO_TIME = "not run: there is no measurement of it yet."
