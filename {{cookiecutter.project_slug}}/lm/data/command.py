@@ -7,6 +7,8 @@ compared with its checksums; what a kill interrupted goes on where it was.
 import argparse
 import logging
 
+from omegaconf import OmegaConf
+
 from harness.config.check import check
 from harness.config.compose import compose
 from harness.run import environment
@@ -26,10 +28,15 @@ def prepare(overrides: list[str]) -> None:
     check(cfg)
     environment.apply(cfg.env)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    from lm.data.sets import prepare_all  # these import what --help must not wait for
-    from lm.models.build import model_config, vocabulary_size
+    from lm.data.sets import prepare_all  # imports what --help must not wait for
 
-    for name, prepared in prepare_all(cfg, vocabulary_size(cfg.model, model_config(cfg.model)), sums=True).items():
+    config = cfg.model.get("config")
+    vocabulary = config.get("vocab_size") if OmegaConf.is_dict(config) else None
+    if vocabulary is None:  # only the model knows, and to ask it takes torch: 400 MB that preparing does not need
+        from lm.models.build import model_config, vocabulary_size
+
+        vocabulary = vocabulary_size(cfg.model, model_config(cfg.model))
+    for name, prepared in prepare_all(cfg, vocabulary, sums=True).items():
         print(f"{name}: {prepared.folder.as_posix()}" if name else prepared.folder.as_posix())
         for split in ("train", "val"):
             counts = (f"{prepared.meta[split][unit]:,} {unit}" for unit in ("documents", "tokens", "bytes"))
