@@ -162,7 +162,7 @@ def test_each_form_trains_and_the_second_start_needs_no_socket(
     place = {"HF_HUB_CACHE": str(cache), "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
     first = Process(tmp_path, [*line, "trainer.max_steps=2"], **place)
     assert first.ended() == 0 and "Prepared " in first.output, first.output
-    (made,) = (tmp_path / "prepared").glob("[!.]*")
+    (made,) = (tmp_path / "prepared").glob("[!.]*/")
     before = {file.name: file.stat().st_mtime_ns for file in made.iterdir()}
     for more in ("trainer.max_steps=4", "run.name=another"):  # going on, and anew
         alone = Started(tmp_path, ["-c", ALONE, str(PROJECT / "train.py"), *line, "trainer.max_steps=4", more], **place)
