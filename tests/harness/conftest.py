@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
-from places import HARNESS_TESTS, PATIENCE, PROJECT
+from places import HARNESS_TESTS, NO_USER_HAS, PATIENCE, PROJECT
 
 # First on every path, also in processes that tests start: the environment may hold a project made from the template.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT), str(HARNESS_TESTS)])
@@ -120,7 +120,7 @@ def command(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]
     def run(
         script: str, *arguments: str, cwd: Path = tmp_path, **environment: str
     ) -> "subprocess.CompletedProcess[str]":
-        clean = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+        clean = {name: value for name, value in os.environ.items() if name not in NO_USER_HAS}
         environment = {
             **clean,
             "PYTHONUTF8": "1",

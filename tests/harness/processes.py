@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from places import PATIENCE, PROJECT
+from places import NO_USER_HAS, PATIENCE, PROJECT
 
 
 class Started:
     """`python WORDS`, started; its output goes to a file, for a pipe that nobody reads would block it."""
 
     def __init__(self, folder: Path, words: list[str], **environment: str) -> None:
-        clean = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+        clean = {name: value for name, value in os.environ.items() if name not in NO_USER_HAS}
         clean |= {"PYTHONUTF8": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1", **environment}
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"output-{time.monotonic_ns()}.txt"
