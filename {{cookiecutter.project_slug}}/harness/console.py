@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
@@ -152,9 +153,9 @@ def pieces(decode: Callable[[list[int]], str], numbers: Iterable[int]) -> Iterat
         yield rest
 
 
-def tell(text: Iterable[str]) -> None:
-    """Print a text on stdout as its pieces arrive."""
-    for piece in text:
+def tell(start: str, more: Iterable[str]) -> None:
+    """Print a text on stdout, and what follows it as its pieces arrive."""
+    for piece in chain([start], more):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")

@@ -3,7 +3,6 @@ files it is text: lm/inference/generate.py.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def generate(
     how |= {"top_k": top_k or None, "max_tokens": min(max_tokens, trained.context - len(ids))}
     stop = end_of_text(trained.tokenizer, trained.model)
     tokens = text.sample(Shown(trained.model, row), ids, context=trained.context + 1, stop=stop, **how)
-    tell(chain([prompt], pieces(trained.tokenizer.decode, tokens)))
+    tell(prompt, pieces(trained.tokenizer.decode, tokens))
 
 
 def shown(trained: Trained, files: Mapping[str, Sequence[str]], prompt: str) -> tuple[dict[str, Tensor], list[int]]:

@@ -4,7 +4,6 @@ import inspect
 import json
 import time
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,7 +60,7 @@ def continue_one(trained: Trained, prompt: str | None, how: dict[str, Any]) -> i
     stop, made = end_of_text(trained.tokenizer, trained.model), list[int]()
     ids = sample(trained.model, start, context=trained.context, stop=stop, **how)
     counted = (made.append(token) or token for token in ids)  # type: ignore[func-returns-value]
-    tell(chain([prompt], pieces(trained.tokenizer.decode, counted)))
+    tell(prompt, pieces(trained.tokenizer.decode, counted))
     return len(made)
 
 
