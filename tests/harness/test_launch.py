@@ -59,7 +59,7 @@ STOPS = {
     "Debug: chat data": Place("lm/data/chat.py", "return Document(name", "normalized(row)[-1]['role']", "'assistant'"),
     "Debug: nan, stop where it appears": STEP,
     "Debug: resume": STEP._replace(expression="self.trainer.global_step", value="2"),
-    "Debug: generate": Place("lm/inference/generate.py", "for piece in", "how['max_tokens']", "20"),
+    "Debug: generate": Place("lm/inference/generate.py", "tell(prompt", "how['max_tokens']", "20"),
     "Debug: current test file": Place("tests/test_model.py", "labels[0, 5:] =", "tuple(labels.shape)", "(2, 16)"),
 }
 
