@@ -1,8 +1,8 @@
 """Memory that is used again, instead of given back and asked for anew at each step.
 
 Linux hands out memory page by page, zeroed, when it is first touched, and glibc gives large blocks back as soon as they
-are free: what a step computes on a CPU is in new pages every time. Kept, a step of model=14m took three quarters of its
-time and one of model=124m half, in as much memory as the largest step had anyhow (benchmarks/LIMITS.md).
+are free: what a step computes on a CPU is in new pages every time. Kept, a step of model=14m took six sevenths of
+its time and one of model=124m two thirds, in as much memory as the largest step had anyhow.
 """
 
 import ctypes
