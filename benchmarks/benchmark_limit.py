@@ -12,6 +12,7 @@ from machine import fast_bf16
 from timing import Bar, Outcome, Sample, Stopwatch, interleaved
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.probe import Setting
 from lm import fit
 
 STEPS, WARM_UP, SIZE, PRODUCTS = 6, 3, 2048, 8
@@ -56,8 +57,8 @@ def products(dtype: torch.dtype, device: str = "cpu") -> Sample:
     float32: a run takes whichever keeps its digits and is faster."""
     samples = []
     for precision in ("highest", "medium"):
-        torch.set_float32_matmul_precision(precision)
-        samples.append(_products(dtype, device))
+        with Setting(matmul=precision).entered():
+            samples.append(_products(dtype, device))
     return min(samples, key=lambda sample: sample.wall)
 
 
