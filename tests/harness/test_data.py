@@ -341,15 +341,23 @@ def test_a_source_in_a_module_of_ones_own_needs_a_class_and_four_lines(tmp_path:
     assert done.returncode == 0 and "documents" in done.stdout, done.stderr
 
 
-def test_help_of_prepare_imports_no_torch(tmp_path: Path) -> None:
-    code = "import atexit, runpy, sys; sys.argv = ['lm', 'prepare', '--help']\n"
-    code += "heavy = {'torch', 'transformers', 'tokenizers'}\n"
-    code += "atexit.register(lambda: print('heavy:', sorted(heavy & set(sys.modules))))\n"
+@pytest.mark.parametrize(
+    ("words", "says", "heavy"),
+    [
+        (["--help"], "Prepare data alone", {"torch", "transformers", "tokenizers"}),
+        (["data=text", "model=tiny", "model.config.vocab_size=300"], "documents", {"torch", "transformers"}),
+    ],
+    ids=["help", "preparing"],
+)
+def test_prepare_imports_no_torch(words: list[str], says: str, heavy: set[str], corpus: Path, tmp_path: Path) -> None:
+    paths = [] if words == ["--help"] else [f"data.path={corpus}", f"data.prepared={tmp_path}"]
+    code = f"import atexit, runpy, sys; sys.argv = ['lm', 'prepare', *{[*words, *paths]!r}]\n"
+    code += f"atexit.register(lambda: print('heavy:', sorted({heavy!r} & set(sys.modules))))\n"
     code += "runpy.run_module('lm', run_name='__main__')"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, encoding="utf-8", check=False
     )
-    assert "Prepare data alone" in done.stdout and "heavy: []" in done.stdout, done.stdout + done.stderr
+    assert says in done.stdout and "heavy: []" in done.stdout, done.stdout + done.stderr
 
 
 def texts(folder: Path, *contents: str) -> Path:

@@ -30,7 +30,7 @@ def prepare(overrides: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from lm.data.sets import prepare_all  # imports what --help must not wait for
 
-    vocabulary = OmegaConf.select(cfg, "model.config.vocab_size")
+    vocabulary = None if cfg.model.get("pretrained") else OmegaConf.select(cfg, "model.config.vocab_size")
     if vocabulary is None:  # only the model knows, and to ask it takes torch: 400 MB that preparing does not need
         from lm.models.build import model_config, vocabulary_size
 
