@@ -2,7 +2,7 @@
 
 Linux hands out memory page by page, zeroed, when it is first touched, and glibc gives large blocks back as soon as they
 are free: what a step computes on a CPU is in new pages every time. Kept, a step of model=14m took six sevenths of
-its time and one of model=124m two thirds, in as much memory as the largest step had anyhow.
+its time and one of model=124m two thirds; the process stays as large as its largest step made it.
 """
 
 import ctypes
@@ -22,4 +22,5 @@ def keep_freed_memory() -> None:
     if not hasattr(libc, "gnu_get_libc_version"):
         return
     libc.mallopt(TRIM_THRESHOLD, NEVER)
-    libc.mallopt(MMAP_THRESHOLD, LARGEST) or libc.mallopt(MMAP_THRESHOLD, LARGEST_ONCE)
+    if not libc.mallopt(MMAP_THRESHOLD, LARGEST):
+        libc.mallopt(MMAP_THRESHOLD, LARGEST_ONCE)
